@@ -1,0 +1,1 @@
+"""When things happen: spans, time codes and frame targets, without any model."""
