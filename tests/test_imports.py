@@ -45,8 +45,8 @@ EXCEPTIONS = {
 # belongs to an extra is imported inside the function that needs it.
 THIRD_PARTY = {
     "absl", "array_record", "av", "flax", "grain", "jax", "jaxtyping", "ml_collections", "numpy",
-    "optax", "orbax", "safetensors", "scipy", "simplejpeg", "tensorflow_datasets", "tokenizers", "tqdm",
-    "transformers",
+    "optax", "orbax", "safetensors", "scipy", "simplejpeg", "tensorflow_datasets", "tokenizers",
+    "tqdm", "transformers",
 }  # fmt: skip
 
 
