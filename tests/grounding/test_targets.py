@@ -10,12 +10,6 @@ from hypothesis import strategies as st
 from tgvlm_jax.grounding import targets
 
 
-@pytest.fixture(autouse=True)
-def strict_dtypes():
-    with jax.numpy_dtype_promotion("strict"):
-        yield
-
-
 def read(row, *, dtype=np.float32, length=None, fill=9.0, threshold=0.6):
     """Readout of one row, padded to `length` with frames that must not matter."""
     padded = np.full(length or len(row), fill, dtype)
