@@ -75,17 +75,13 @@ def test_the_package_runs_as_a_module():
 
 
 @pytest.mark.parametrize("name", list(cli.VERBS))
-def test_help_of_each_verb_shows_usage_and_flags_without_jax(name):
+def test_help_of_each_verb_shows_usage_and_flags(name, capsys):
     if importlib.util.find_spec(f"tgvlm_jax.cli.{name}") is None:
         pytest.skip(f"tgvlm {name} lands with its module in tgvlm_jax/cli")
-    code = (
-        "import sys; from tgvlm_jax.cli.__main__ import main;"
-        f"status = main(['{name}', '--help']); print(status, 'jax' in sys.modules)"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert f"tgvlm {name}" in out.stdout
-    assert "Flags:\n  " in out.stdout
-    assert out.stdout.splitlines()[-1] == "0 False"
+    assert cli.main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"tgvlm {name}" in out
+    assert "\nFlags:\n  -" in out or "\nFlags:\n  QUESTION" in out
 
 
 def test_help_of_a_verb(verb, capsys, monkeypatch):

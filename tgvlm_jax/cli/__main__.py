@@ -81,7 +81,7 @@ def _dispatch(words: list[str]) -> int:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
 
-    from tgvlm_jax.types import InputError  # loads NumPy, which help does without
+    from tgvlm_jax.types import InputError  # loads jax, which help does without
 
     try:
         return _run(verb, rest)
