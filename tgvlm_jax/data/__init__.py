@@ -1,0 +1,1 @@
+"""From video files to batches: decoding, frame shards, and the sets that are read from them."""
