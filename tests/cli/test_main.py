@@ -1,4 +1,5 @@
 import importlib.util
+import pathlib
 import subprocess
 import sys
 import types
@@ -82,6 +83,14 @@ def test_help_of_each_verb_shows_usage_and_flags(name, capsys):
     out = capsys.readouterr().out
     assert f"tgvlm {name}" in out
     assert "\nFlags:\n  -" in out or "\nFlags:\n  QUESTION" in out
+
+
+def test_shard_runs_through_the_front_door(tmp_path, capsys):
+    films, out = pathlib.Path(__file__).parent.parent / "assets", tmp_path / "shards"
+    words = ["shard", "--videos", str(films), "--out", str(out), "--fps=1", "--height=48"]
+    assert cli.main([*words, "--width=64", "--workers=1"]) == 0
+    assert "10 frames at 1 a second, 64 x 48 pixels" in capsys.readouterr().out
+    assert (out / "manifest.json").exists()
 
 
 def test_help_of_a_verb(verb, capsys, monkeypatch):

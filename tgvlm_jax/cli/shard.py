@@ -1,8 +1,20 @@
-"""`tgvlm shard`: decode videos once, into frame shards that training reads."""
+"""tgvlm shard: decode videos once, into frame shards that training reads.
 
+    $ tgvlm shard --videos films/ --out shards/
+    $ tgvlm shard --videos film.mp4 --out shards/ --fps 4 --height 48 --width 64
+
+Frames are taken at their real time stamps and stored as JPEG, beside a manifest with hashes and
+the second of every frame. A video that cannot be read is skipped and listed. Run it again after
+adding films: what has not changed is reused. `tgvlm inspect --shards shards/` shows the result.
+"""
+
+import functools
+import os
 import time
 from collections import Counter
 from pathlib import Path
+
+from absl import flags as absl_flags
 
 from tgvlm_jax.data.manifest import Manifest
 from tgvlm_jax.data.shards import write_shards
@@ -13,6 +25,32 @@ _SUFFIXES = (
     *(".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"),
 )
 _LISTED = 20  # skipped videos that are printed; the manifest has all of them
+
+
+def flags(flag_values: absl_flags.FlagValues) -> None:
+    """Defines the flags of the verb."""
+    string = functools.partial(absl_flags.DEFINE_string, flag_values=flag_values)
+    integer = functools.partial(absl_flags.DEFINE_integer, flag_values=flag_values, lower_bound=1)
+    string("videos", None, "a video file, or a folder searched to its depths", required=True)
+    string("out", None, "folder for the shards and their manifest; made if need be", required=True)
+    absl_flags.DEFINE_float("fps", 2.0, "frames to keep of each second", flag_values=flag_values)
+    integer("height", 224, "pixels; frames are scaled to it")
+    integer("width", None, "pixels; without it each video keeps its shape")
+    integer("quality", 90, "of the JPEG, 1 to 100", upper_bound=100)
+    integer("workers", os.cpu_count() or 1, "videos decoded side by side")
+
+
+def main(flags: absl_flags.FlagValues) -> None:
+    """Runs the verb."""
+    run(
+        Path(flags.videos),
+        Path(flags.out),
+        fps=flags.fps,
+        height=flags.height,
+        width=flags.width,
+        quality=flags.quality,
+        workers=flags.workers,
+    )
 
 
 def run(
