@@ -12,7 +12,9 @@ conversions between the two are in `tgvlm_jax.grounding.spans`.
 """
 
 import dataclasses
+from typing import Annotated, Any
 
+import jax
 import numpy as np
 from jaxtyping import Float64, UInt8
 
@@ -46,3 +48,87 @@ class VideoFrames:
     pixels: UInt8[np.ndarray, "f y x 3"]
     seconds: Float64[np.ndarray, "f"]
     info: VideoInfo
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One grounded question about one clip, before any tokenizer has seen it.
+
+    Attributes:
+        frames: the clip, already at the size the vision tower takes.
+        seconds: when each frame is shown.
+        duration: where the clip ends, in seconds on the same clock.
+        question: plain text.
+        answer: text with one `<evi>` for every mention of a span; "" where it is to be generated.
+        spans: (start, end) seconds, in the order in which the answer first mentions them.
+        video: id of the video. kind: what sort of question it is, for tables.
+    """
+
+    frames: UInt8[np.ndarray, "f y x 3"]
+    seconds: Float64[np.ndarray, "f"]
+    duration: float
+    question: str
+    answer: str
+    spans: Float64[np.ndarray, "e 2"]
+    video: str
+    kind: str
+
+
+def pytree(cls: type) -> type:
+    """Registers a dataclass whose fields are all arrays (or trees of them) with JAX.
+
+    Such fields are annotated `Annotated[Any, "dtype shape"]`: inside transforms they hold tracers,
+    shardings or nothing at all, so the shape is said and not checked there.
+    """
+    names = [field.name for field in dataclasses.fields(cls)]
+    return jax.tree_util.register_dataclass(cls, data_fields=names, meta_fields=[])
+
+
+@pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """All that stands before the answer: system text, frames, question.
+
+    Attributes:
+        frames: RGB, padded to the frame bucket; `frame_mask` is true on real frames.
+        tokens: ids, right-padded; a frame's slot holds the placeholder id.
+        frame_index: which frame stands in a slot, -1 for text and padding.
+        length: filled slots of each row.
+    """
+
+    frames: Annotated[Any, "uint8 b f y x 3"]
+    frame_mask: Annotated[Any, "bool b f"]
+    tokens: Annotated[Any, "int32 b p"]
+    frame_index: Annotated[Any, "int32 b p"]
+    length: Annotated[Any, "int32 b"]
+
+
+@pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Response:
+    """An answer with its evidence.
+
+    Every occurrence of `<evi>` fills one slot. Where K spans are grounded first and then referred
+    to, slots k and K + k are the two occurrences of span k (K is padded to the batch).
+
+    Attributes:
+        tokens: ids, right-padded. mask: true on tokens of the answer, its end included.
+        evidence: the slot that the `<evi>` at this position fills, else -1.
+        spans: inclusive frame range of each slot.
+        evidence_mask: slots that are filled.
+    """
+
+    tokens: Annotated[Any, "int32 b t"]
+    mask: Annotated[Any, "bool b t"]
+    evidence: Annotated[Any, "int32 b t"]
+    spans: Annotated[Any, "int32 b e 2"]
+    evidence_mask: Annotated[Any, "bool b e"]
+
+
+@pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Samples ready for a supervised step."""
+
+    prompt: Prompt
+    response: Response

@@ -1,0 +1,153 @@
+"""From samples to padded batches, and the Grain graph that makes them ahead of the device.
+
+A batch is a pure function of (seed, step): its frame bucket and its sample numbers follow from
+them. So the graph has random access, every host makes only its own rows of the same global batch,
+and the iterator's state is one number that a checkpoint holds.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from tgvlm_jax.data.chat import Chat, Encoded
+from tgvlm_jax.data.pretext import AnomalyGrounding
+from tgvlm_jax.grounding import spans as span_lib
+from tgvlm_jax.schema import DataConfig
+from tgvlm_jax.types import Batch, InputError, Prompt, Response, Sample
+
+
+def round_up(length: int, multiple: int) -> int:
+    """The bucket a length falls into."""
+    return -(-length // multiple) * multiple
+
+
+def collate(
+    samples: Sequence[Sample], encoded: Sequence[Encoded], *, config: DataConfig, pad_id: int
+) -> Batch:
+    """Pads samples to one batch; the longest of it picks the text buckets, frames their own.
+
+    Raises:
+        InputError: a sample has more frames than the largest bucket, or more spans than
+            `data.max_events`.
+    """
+    most = max(len(sample.frames) for sample in samples)
+    fitting = [bucket for bucket in config.frames if bucket >= most]
+    if not fitting:
+        raise InputError(f"{most} frames, but the largest bucket of data.frames is {max(config.frames)}")
+    frames = min(fitting)
+    prompt = round_up(max(len(one.prompt) for one in encoded), config.prompt_bucket)
+    response = round_up(max([1, *(len(one.response) for one in encoded)]), config.response_bucket)
+    rows = [
+        (_prompt_row(sample, one, frames, prompt, pad_id), _response_row(sample, one, response, config, pad_id))
+        for sample, one in zip(samples, encoded, strict=True)
+    ]
+    stack = lambda kind, parts: kind(  # noqa: E731
+        **{
+            field.name: np.stack([getattr(part, field.name) for part in parts])
+            for field in dataclasses.fields(kind)
+        }
+    )
+    return Batch(
+        prompt=stack(Prompt, [row[0] for row in rows]),
+        response=stack(Response, [row[1] for row in rows]),
+    )
+
+
+def _prompt_row(sample: Sample, one: Encoded, frames: int, length: int, pad_id: int) -> Prompt:
+    count = len(sample.frames)
+    pixels = np.zeros((frames, *sample.frames.shape[1:]), np.uint8)
+    pixels[:count] = sample.frames
+    return Prompt(
+        frames=pixels,
+        frame_mask=np.arange(frames) < count,
+        tokens=_pad(one.prompt, length, pad_id),
+        frame_index=_pad(one.frame_index, length, -1),
+        length=np.int32(len(one.prompt)),
+    )
+
+
+def _response_row(
+    sample: Sample, one: Encoded, length: int, config: DataConfig, pad_id: int
+) -> Response:
+    count, most = len(sample.spans), config.max_events
+    if count > most:
+        raise InputError(
+            f"{sample.video}, {sample.question!r}: {count} spans, but data.max_events={most}"
+        )
+    evidence = np.full(length, -1, np.int32)
+    spans = np.zeros((2 * most, 2), np.int32)
+    mask = np.zeros(2 * most, bool)
+    if len(one.evidence):
+        slots = np.concatenate([np.arange(count), most + np.arange(count)])
+        evidence[one.evidence] = slots
+        frames = span_lib.seconds_to_frames(sample.spans, sample.seconds, duration=sample.duration)
+        spans[slots] = np.concatenate([frames, frames])
+        mask[slots] = True
+    return Response(
+        tokens=_pad(one.response, length, pad_id),
+        mask=np.arange(length) < len(one.response),
+        evidence=evidence,
+        spans=spans,
+        evidence_mask=mask,
+    )
+
+
+def _pad(values: np.ndarray, length: int, fill: int) -> np.ndarray:
+    return np.concatenate([values, np.full(length - len(values), fill, np.int32)])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchMaker:
+    """Makes this host's rows of global batch number `step`."""
+
+    source: AnomalyGrounding
+    chat: Chat
+    config: DataConfig
+    seed: int
+    host: int = 0
+    hosts: int = 1
+
+    def __call__(self, step: int) -> Batch:
+        rng = np.random.default_rng([self.seed, step])
+        frames = int(rng.choice(self.config.frames))
+        rows = self.config.batch_size // self.hosts
+        first = int(step) * self.config.batch_size + self.host * rows
+        samples = [self.source.sample(first + i, frames=frames) for i in range(rows)]
+        encoded = [self.chat.encode(sample) for sample in samples]
+        return collate(samples, encoded, config=self.config, pad_id=self.chat.pad_id)
+
+
+class Batches:
+    """Batches 0, 1, ... `steps` - 1, made ahead in threads, resumable to the batch."""
+
+    def __init__(self, maker: BatchMaker, *, steps: int):
+        """Raises InputError where the hosts do not divide the batch."""
+        config = maker.config
+        if config.batch_size % maker.hosts:
+            raise InputError(
+                f"data.batch_size={config.batch_size} does not divide by {maker.hosts} hosts"
+            )
+        options = grain.ReadOptions(
+            num_threads=config.threads, prefetch_buffer_size=config.prefetch
+        )
+        self._iterator = iter(
+            grain.MapDataset.range(steps).map(maker).to_iter_dataset(options)
+        )
+
+    def __next__(self) -> Batch:
+        return next(self._iterator)
+
+    def get_state(self) -> dict[str, Any]:
+        """What to checkpoint; JSON."""
+        return self._iterator.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues with the batch after the last one that was taken when `state` was."""
+        self._iterator.set_state(state)
+
+    def close(self) -> None:
+        """Stops the reader threads."""
+        self._iterator.close()

@@ -1,0 +1,151 @@
+"""Device meshes, the one table from logical axes to mesh axes, and what explicit sharding needs.
+
+A mesh has the axes (dcn, fsdp, tp, cp), any of size 1, all in explicit mode: a sharding mistake is
+a type error while tracing. Model code names logical axes only ("batch", "heads", ...); every
+helper here does nothing when no mesh is set, so that one device runs the same code.
+"""
+
+import contextlib
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, Num
+
+from tgvlm_jax.schema import MeshConfig, ModelConfig
+from tgvlm_jax.types import InputError
+
+AXES = ("dcn", "fsdp", "tp", "cp")
+
+# Activations first, then parameters. In a vision tower frames are independent, so beside the batch
+# they spread over the axes that the batch leaves free, and every chip has frames (design D9).
+RULES: dict[str, tuple[str, ...] | str | None] = {
+    "batch": ("dcn", "fsdp"),
+    "frames": ("tp", "cp"),
+    "heads": "tp",
+    "mlp": "tp",
+    "vocab": "tp",
+    "embed": "fsdp",
+}
+
+
+def make(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh | None:
+    """The mesh a config asks for, or None where it asks for one device.
+
+    Raises:
+        InputError: sizes that do not multiply to the number of devices, or two of them -1.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.dcn, config.fsdp, config.tp, config.cp]
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise InputError(f"mesh {_sizes(sizes)}: sizes are positive, at most one of them -1")
+    known = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if math.prod(sizes) == 1:
+        return None
+    if -1 in sizes or math.prod(sizes) > len(devices):
+        raise InputError(
+            f"mesh {_sizes(sizes)} does not fit the {len(devices)} devices there are: "
+            "set mesh.fsdp=-1 to take them all"
+        )
+    chosen = np.asarray(devices[: math.prod(sizes)]).reshape(sizes)
+    return jax.sharding.Mesh(chosen, AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+
+
+def check(
+    model: ModelConfig,
+    mesh: jax.sharding.Mesh | None,
+    *,
+    batch_size: int,
+    frames: Sequence[int],
+) -> None:
+    """Fails, before anything is built, where the mesh does not divide the model or the batch.
+
+    Raises:
+        InputError: naming the setting and the mesh axis that do not fit.
+    """
+    if mesh is None:
+        return
+    sizes = dict(mesh.shape)
+    data = sizes["dcn"] * sizes["fsdp"]
+    if sizes["cp"] > 1:
+        raise InputError("mesh.cp: context parallelism is not there yet; set mesh.cp=1")
+    wanted = [
+        ("data.batch_size / train.accumulate", batch_size, "dcn x fsdp", data),
+        ("model.decoder.width", model.decoder.width, "fsdp", sizes["fsdp"]),
+        ("model.tower.width", model.tower.width, "fsdp", sizes["fsdp"]),
+        ("model.decoder.kv_heads", model.decoder.kv_heads, "tp", sizes["tp"]),
+        ("model.decoder.hidden", model.decoder.hidden, "tp", sizes["tp"]),
+        ("model.decoder.vocab_size", model.decoder.vocab_size, "tp", sizes["tp"]),
+        *((f"data.frames {count}", count, "tp", sizes["tp"]) for count in frames),
+    ]
+    for name, size, axis, count in wanted:
+        if size % count:
+            raise InputError(f"{name}={size} does not divide by mesh axis {axis}={count}")
+
+
+def _sizes(sizes: Sequence[int]) -> str:
+    return " x ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
+
+
+def use(mesh: jax.sharding.Mesh | None) -> contextlib.AbstractContextManager:
+    """Context in which model code sees the mesh; nothing without one."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def active() -> bool:
+    """Whether a mesh is set around the running (or traced) code."""
+    return not jax.sharding.get_abstract_mesh().empty
+
+
+def spec(*names: str | None) -> PartitionSpec | None:
+    """PartitionSpec of logical axes, one a dimension (None: not sharded); None without a mesh."""
+    if not active():
+        return None
+    return PartitionSpec(*(None if name is None else RULES[name] for name in names))
+
+
+def shard(x: Num[Array, "..."], *names: str | None) -> Num[Array, "..."]:
+    """Lays an array out by logical axes."""
+    return jax.sharding.reshard(x, spec(*names)) if active() else x
+
+
+def einsum(
+    formula: str, x: Num[Array, "..."], y: Num[Array, "..."], *, out: Sequence[str | None]
+) -> Num[Array, "..."]:
+    """einsum of two operands whose result is laid out by the logical axes `out`."""
+    return jnp.einsum(formula, x, y, out_sharding=spec(*out))
+
+
+def reshape(
+    x: Num[Array, "..."], shape: Sequence[int], *, out: Sequence[str | None]
+) -> Num[Array, "..."]:
+    """reshape whose result is laid out by `out`; only axes that are not sharded may change."""
+    return jax.lax.reshape(x, tuple(shape), out_sharding=spec(*out))
+
+
+def lookup(
+    table: Num[Array, "n d"], ids: Int[Array, "b t"], *, out: Sequence[str | None]
+) -> Num[Array, "b t d"]:
+    """Rows of a table that may itself be sharded."""
+    return table.at[ids].get(out_sharding=spec(*out)) if active() else table[ids]
+
+
+def replicated(mesh: jax.sharding.Mesh | None) -> NamedSharding | None:
+    """The sharding of small values that every device holds whole."""
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
+def put_batch(batch, mesh: jax.sharding.Mesh | None):
+    """Moves a host batch to the devices, leading axis over "batch".
+
+    Each process gives its own part of the batch; the result is the global one.
+    """
+    if mesh is None:
+        return jax.device_put(batch)
+    sharding = NamedSharding(mesh, PartitionSpec(RULES["batch"]))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

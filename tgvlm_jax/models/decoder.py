@@ -1,0 +1,190 @@
+"""The decoder: one prompt pass that keeps its keys and values, then passes that extend it.
+
+Layers are stacked and scanned (design D5). A pass may attend to the keys and values of an earlier
+one, so a prompt is run once and any number of answers extend it, in training as in decoding.
+"""
+
+import dataclasses
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from tgvlm_jax import mesh
+from tgvlm_jax.models.layers import Embedding, Linear, RMSNorm, stack
+from tgvlm_jax.ops import rope
+from tgvlm_jax.ops.attention import KeyValues, attend
+from tgvlm_jax.schema import DecoderConfig, ModelConfig
+from tgvlm_jax.types import pytree
+
+_SAVED = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """What a pass extends: keys and values stacked over layers, and which of them are filled."""
+
+    kv: Annotated[Any, "KeyValues l b s h k"]
+    mask: Annotated[Any, "bool b s"]
+
+
+@pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class States:
+    """Residual streams of one pass, none of them normalised.
+
+    Attributes:
+        bank: after `bank_layer` layers (D2VLM's h^(6)).
+        query: after all layers but the last (D2VLM's h^(L-1)).
+        final: after the last layer.
+        kv: keys and values, stacked over layers.
+    """
+
+    bank: Annotated[Any, "float b t d"]
+    query: Annotated[Any, "float b t d"]
+    final: Annotated[Any, "float b t d"]
+    kv: Annotated[Any, "KeyValues l b t h k"]
+
+
+class Block(nnx.Module):
+    """Pre-norm attention and SwiGLU."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+        d, h, k, ff = config.width, config.kv_heads, config.head_size, config.hidden
+        r = config.heads // h
+        self.theta = config.rope_theta
+        heads = ("batch", None, "heads", None)
+        # Outputs are scaled down so that the residual stream starts at about unit size.
+        scale = (2 * config.layers) ** -0.5
+        kv = {"axes": ("embed", "heads", None), "formula": "btd,dhk->bthk", "out": heads}
+        up = {"axes": ("embed", "mlp"), "formula": "btd,df->btf", "out": ("batch", None, "mlp")}
+        join = {"out": ("batch", None, None), "scale": scale, "rngs": rngs, "dtype": dtype}
+        self.attention_norm = RMSNorm(d, eps=config.norm_eps, dtype=dtype)
+        self.q = Linear(
+            (d, h, r, k),
+            axes=("embed", "heads", None, None),
+            formula="btd,dhrk->bthrk",
+            out=(*heads, None),
+            rngs=rngs,
+            dtype=dtype,
+        )
+        self.k = Linear((d, h, k), **kv, rngs=rngs, dtype=dtype)
+        self.v = Linear((d, h, k), **kv, rngs=rngs, dtype=dtype)
+        self.o = Linear(
+            (h, r, k, d), axes=("heads", None, None, "embed"), formula="bthrk,hrkd->btd", **join
+        )
+        self.mlp_norm = RMSNorm(d, eps=config.norm_eps, dtype=dtype)
+        self.gate = Linear((d, ff), **up, rngs=rngs, dtype=dtype)
+        self.up = Linear((d, ff), **up, rngs=rngs, dtype=dtype)
+        self.down = Linear((ff, d), axes=("mlp", "embed"), formula="btf,fd->btd", **join)
+
+    def project(self, x: Float[Array, "b t d"], positions: Int[Array, "b t"]) -> KeyValues:
+        """Keys (rotated) and values of normalised input."""
+        return KeyValues(k=rope.rotate(self.k(x), positions, theta=self.theta), v=self.v(x))
+
+    def __call__(
+        self,
+        x: Float[Array, "b t d"],
+        *,
+        positions: Int[Array, "b t"],
+        stretches: tuple[KeyValues, ...] = (),
+        masks: tuple[Bool[Array, "b _t _s"], ...],
+        cache: KeyValues | None = None,
+        index: Int[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "b t d"], KeyValues]:
+        """Runs the layer over `stretches` and then its own tokens.
+
+        With a `cache`, the own keys are written at `index` of it and all of it is attended to.
+        `masks` has one entry a stretch, the own one last.
+        """
+        y = self.attention_norm(x)
+        q = rope.rotate(self.q(y), positions, theta=self.theta)
+        own = self.project(y, positions)
+        if cache is not None:
+            write = jax.lax.dynamic_update_slice_in_dim
+            own = jax.tree.map(lambda whole, new: write(whole, new, index, axis=1), cache, own)
+        x = x + self.o(attend(q, (*stretches, own), masks))
+        y = self.mlp_norm(x)
+        return x + self.down(jax.nn.silu(self.gate(y)) * self.up(y)), own
+
+
+class Decoder(nnx.Module):
+    """Embedding, stacked blocks, final norm, output head."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        spec, dtype = config.decoder, jnp.dtype(config.param_dtype)
+        self.config = config
+        self.embedding = Embedding(spec.vocab_size, spec.width, rngs=rngs, dtype=dtype)
+        self.blocks = stack(lambda r: Block(spec, rngs=r, dtype=dtype), spec.layers, rngs=rngs)
+        self.norm = RMSNorm(spec.width, eps=spec.norm_eps, dtype=dtype)
+        tied = spec.tie_embeddings
+        self.untied_head = (
+            None if tied else Embedding(spec.vocab_size, spec.width, rngs=rngs, dtype=dtype)
+        )
+
+    def embed(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        """Token vectors in the activation dtype."""
+        return self.embedding(tokens).astype(self.config.dtype)
+
+    def head(self) -> Float[Array, "n d"]:
+        """The output matrix, to be used on normalised states."""
+        source = self.untied_head or self.embedding
+        return source.table[...].astype(self.config.dtype)
+
+    def logits(self, states: Float[Array, "b t d"]) -> Float[Array, "b t n"]:
+        """Next-token logits, in float32, from un-normalised final states."""
+        out = ("batch", None, "vocab")
+        return mesh.einsum("btd,nd->btn", self.norm(states), self.head(), out=out).astype(
+            jnp.float32
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "b t d"],
+        *,
+        positions: Int[Array, "b t"],
+        mask: Bool[Array, "b t t"],
+        earlier: Earlier | None = None,
+    ) -> States:
+        """Runs all layers over embedded tokens.
+
+        Args:
+            x: input embeddings. positions: rotary positions.
+            mask: which of the pass's own tokens each token sees.
+            earlier: an earlier pass, all filled slots of which every token sees.
+        """
+        layers, bank_layer = self.config.decoder.layers, self.config.evidence.bank_layer
+        before = () if earlier is None else (earlier.mask[:, None, :],)
+
+        def layer(x, block, kv):
+            stretches = () if kv is None else (kv,)
+            return block(x, positions=positions, stretches=stretches, masks=(*before, mask))
+
+        if self.config.remat != "none":
+            layer = jax.checkpoint(layer, policy=_SAVED[self.config.remat])
+
+        def body(carry, inputs):
+            number, block, kv = inputs
+            # `carry.bank` and `.query` stay outside the remat: a select keeps no residual.
+            x = carry["x"]
+            bank = jnp.where(number == bank_layer, x, carry["bank"])
+            query = jnp.where(number == layers - 1, x, carry["query"])
+            x, own = layer(x, block, kv)
+            return {"x": x, "bank": bank, "query": query}, own
+
+        start = {"x": x, "bank": x, "query": x}
+        inputs = (jnp.arange(layers), self.blocks, None if earlier is None else earlier.kv)
+        end, kv = jax.lax.scan(body, start, inputs, unroll=min(self.config.unroll, layers))
+        return States(bank=end["bank"], query=end["query"], final=end["x"], kv=kv)
+
+    def unstacked(self) -> list[Block]:
+        """The blocks one by one: a decoding loop that slices stacked weights copies them."""
+        take = lambda i: jax.tree.map(lambda leaf: leaf[i], self.blocks)  # noqa: E731
+        return [take(i) for i in range(self.config.decoder.layers)]

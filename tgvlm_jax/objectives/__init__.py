@@ -1,0 +1,1 @@
+"""Training objectives: each returns named (sum, weight) pairs, and only the logger divides."""

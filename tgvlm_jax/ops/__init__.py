@@ -1,0 +1,1 @@
+"""Array operations that the models share: attention, rotary positions, cross-entropy."""

@@ -1,0 +1,71 @@
+"""Grouped-query attention over one or several stretches of keys under a joint softmax.
+
+Query heads that share a key head are folded beside the query axis, so that each key head is one
+matrix product. Keys come in stretches (a shared prompt, a response of one's own) that are never
+copied together: that is how several responses attend to one prompt (design D10).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from tgvlm_jax.types import pytree
+
+_FAR_BELOW = -1e30  # finite, so that a row without any key stays free of NaN
+
+
+@pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KeyValues:
+    """Keys and values of one layer ([b s h k]) or of all stacked ([l b s h k])."""
+
+    k: Annotated[Any, "float ... b s h k"]
+    v: Annotated[Any, "float ... b s h k"]
+
+
+def attend(
+    q: Float[Array, "b t h r k"],
+    stretches: Sequence[KeyValues],
+    masks: Sequence[Bool[Array, "b #t _s"]],
+) -> Float[Array, "b t h r k"]:
+    """Softmax attention, computed in float32, over all stretches together.
+
+    Args:
+        q: queries, `h` key heads with `r` query heads each.
+        stretches: keys and values, each of its own length.
+        masks: for each stretch, which key each query may see.
+    """
+    scores = []
+    for kv, mask in zip(stretches, masks, strict=True):
+        score = jnp.einsum("bthrk,bshk->bhrts", q, kv.k, preferred_element_type=jnp.float32)
+        score = score * jnp.float32(q.shape[-1] ** -0.5)
+        scores.append(jnp.where(mask[:, None, None], score, jnp.float32(_FAR_BELOW)))
+    peak = functools.reduce(jnp.maximum, (jnp.max(s, axis=-1, keepdims=True) for s in scores))
+    weights = [jnp.exp(s - jax.lax.stop_gradient(peak)) for s in scores]
+    total = sum(jnp.sum(w, axis=-1) for w in weights)
+    mixed = sum(
+        jnp.einsum("bhrts,bshk->bthrk", w.astype(kv.v.dtype), kv.v)
+        for w, kv in zip(weights, stretches, strict=True)
+    )
+    total = jnp.moveaxis(jnp.asarray(total), 3, 1)[..., None]
+    return jnp.asarray(mixed) / total.astype(q.dtype)
+
+
+def causal_mask(
+    positions: Int[Array, "b t"], valid: Bool[Array, "b t"], block: Bool[Array, "b t"]
+) -> Bool[Array, "b t t"]:
+    """Causal, except that the positions of `block` (the frames) all see each other.
+
+    Args:
+        positions: order of each slot within its sample.
+        valid: slots that hold something; padding is seen by nobody.
+        block: slots inside the one bidirectional block (D2VLM 1.4).
+    """
+    causal = positions[:, :, None] >= positions[:, None, :]
+    together = block[:, :, None] & block[:, None, :]
+    return (causal | together) & valid[:, None, :]

@@ -1,0 +1,1 @@
+"""Sampling from models: one prompt pass, then one jitted loop with evidence feedback."""

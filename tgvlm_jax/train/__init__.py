@@ -1,0 +1,1 @@
+"""Training: state, optimiser by group, the jitted step, the loop, checkpoints, metrics."""

@@ -1,0 +1,237 @@
+"""Checkpoints: model, optimiser, data iterator and keys, written by Orbax, atomic, resumable.
+
+A work directory holds `experiment.json` (the config, frozen), `checkpoints/STEP/` and
+`metrics.jsonl`. A checkpoint restores onto any mesh: arrays take the layout of the new state.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+from tgvlm_jax import mesh as mesh_lib
+from tgvlm_jax.config import freeze
+from tgvlm_jax.models import parameters
+from tgvlm_jax.schema import Experiment
+from tgvlm_jax.train.state import TrainState
+from tgvlm_jax.types import InputError
+
+# What may change between the runs of one work directory without changing what is computed.
+_FREE = ("train.log_every", "train.checkpoint_every", "train.keep", "evaluation.", "mesh.", "data.shards",
+         "data.threads", "data.prefetch")
+
+
+def save_experiment(workdir: Path, experiment: Experiment) -> None:
+    """Writes the config of a run, or checks that the run already there has the same.
+
+    Raises:
+        InputError: the directory cannot be written, or holds another experiment.
+    """
+    path = workdir / "experiment.json"
+    with disk_errors(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            _same(load_experiment(workdir), experiment, workdir)
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(json.dumps(dataclasses.asdict(experiment), indent=1))
+        os.replace(scratch, path)
+
+
+def load_experiment(workdir: Path) -> Experiment:
+    """The config that a run was started with.
+
+    Raises:
+        InputError: no run there, or its config is damaged or of another version.
+    """
+    path = workdir / "experiment.json"
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(
+            f"{workdir}: no checkpoint of ours there (no experiment.json); give the --workdir of "
+            "a `tgvlm train` run"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    from ml_collections import ConfigDict
+
+    return freeze(ConfigDict(values), Experiment)
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Dotted keys of a nested dataclass."""
+    if dataclasses.is_dataclass(value):
+        inside = [
+            flat(getattr(value, field.name), f"{path}.{field.name}" if path else field.name)
+            for field in dataclasses.fields(value)
+        ]
+        return {key: item for part in inside for key, item in part.items()}
+    return {path: value}
+
+
+def check_same_model(saved: Experiment, wanted: Experiment, where: Path) -> None:
+    """Raises InputError where a config describes another model than a checkpoint holds."""
+    _compare(flat(saved.model, "model"), flat(wanted.model, "model"), where)
+
+
+def _same(saved: Experiment, wanted: Experiment, where: Path) -> None:
+    _compare(flat(saved), flat(wanted), where)
+
+
+def _compare(old: dict[str, Any], new: dict[str, Any], where: Path) -> None:
+    changed = [
+        key for key in new if old.get(key) != new[key] and not key.startswith(_FREE)
+    ]
+    if changed:
+        key = changed[0]
+        more = f" (and {len(changed) - 1} more keys)" if len(changed) > 1 else ""
+        raise InputError(
+            f"{where}: holds a run with {key}={old.get(key)!r}, the config says {new[key]!r}"
+            f"{more}; give another --workdir, or the same config"
+        )
+
+
+class Checkpoints:
+    """Saves and restores the states of one run; saving goes on in the background."""
+
+    def __init__(self, workdir: Path, *, keep: int = 2, read_only: bool = False):
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every step it takes
+        self.directory = workdir.absolute() / "checkpoints"
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=not read_only, read_only=read_only
+        )
+        if read_only and not self.directory.is_dir():
+            raise InputError(f"{workdir}: holds no checkpoint yet; train for some steps first")
+        with disk_errors(workdir):
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def latest(self) -> int | None:
+        """The newest whole checkpoint's step."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, *, data: dict[str, Any]) -> None:
+        """Starts writing; a crash leaves either the whole checkpoint or none."""
+        with disk_errors(self.directory.parent):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(_to_tree(state)), data=ocp.args.JsonSave(data)
+                ),
+            )
+
+    def restore(
+        self, step: int, like: TrainState, *, mesh: Mesh | None
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """A state of the shapes and layouts of `like` (which may be abstract), and the iterator's.
+
+        Raises:
+            InputError: the checkpoint is damaged or belongs to another model.
+        """
+        abstract = jax.tree.map(lambda leaf: _abstract(leaf, mesh), jax.eval_shape(_to_tree, like))
+        try:
+            found = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
+                ),
+            )
+        except (ValueError, KeyError, OSError) as error:
+            raise InputError(f"{self.directory / str(step)}: {_first_line(error)}") from error
+        return _from_tree(found["state"], like), found["data"]
+
+    def restore_params(self, config, *, mesh: Mesh | None) -> parameters.Params:
+        """Only the parameters, of the newest checkpoint.
+
+        Raises:
+            InputError: there is none, or it is damaged or of another model.
+        """
+        step = self.latest()
+        if step is None:
+            raise InputError(f"{self.directory}: holds no checkpoint yet; train for some steps first")
+        like = jax.eval_shape(lambda: parameters.init(config, jax.random.key(0)))
+        abstract = jax.tree.map(lambda leaf: _abstract(leaf, mesh), like)
+        item = {"params": abstract}
+        try:
+            with ocp.PyTreeCheckpointer() as reader:
+                found = reader.restore(
+                    self.directory / str(step) / "state",
+                    args=ocp.args.PyTreeRestore(
+                        item=item,
+                        restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+                        partial_restore=True,
+                    ),
+                )
+        except (ValueError, KeyError, OSError) as error:
+            raise InputError(f"{self.directory / str(step)}: {_first_line(error)}") from error
+        return found["params"]
+
+    def close(self) -> None:
+        """Waits until what was saved is on disk."""
+        with disk_errors(self.directory.parent):
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+
+@contextlib.contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Turns what a full or forbidden disk raises into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        text = _first_line(error)
+        if isinstance(error, OSError) or "RESOURCE_EXHAUSTED" in str(error) or "space" in text:
+            raise InputError(
+                f"{where}: cannot be written ({text}); free some space or give another --workdir. "
+                "Earlier checkpoints are whole"
+            ) from error
+        raise
+
+
+def _first_line(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(text.split())[:300]
+
+
+def _to_tree(state: TrainState) -> dict[str, Any]:
+    """Plain dictionaries by path: readable on disk, and free of optimiser classes."""
+    leaves = jax.tree_util.tree_leaves_with_path(state.opt_state)
+    return {
+        "step": state.step,
+        "params": state.params,
+        "opt_state": {jax.tree_util.keystr(path): leaf for path, leaf in leaves},
+        "key": jax.random.key_data(state.key),
+    }
+
+
+def _from_tree(tree: dict[str, Any], like: TrainState) -> TrainState:
+    leaves = jax.tree_util.tree_leaves_with_path(like.opt_state)
+    structure = jax.tree.structure(like.opt_state)
+    ordered = [tree["opt_state"][jax.tree_util.keystr(path)] for path, _ in leaves]
+    return TrainState(
+        step=tree["step"],
+        params=tree["params"],
+        opt_state=jax.tree.unflatten(structure, ordered),
+        key=jax.random.wrap_key_data(tree["key"]),
+    )
+
+
+def _abstract(leaf: Any, mesh: Mesh | None) -> jax.ShapeDtypeStruct:
+    """Shape and layout to restore to; whatever has no layout of its own goes on every device."""
+    sharding = getattr(leaf, "sharding", None)
+    if mesh is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    elif sharding is None or not isinstance(sharding, jax.sharding.NamedSharding):
+        sharding = mesh_lib.replicated(mesh)
+    elif sharding.mesh != mesh:
+        sharding = jax.sharding.NamedSharding(mesh, sharding.spec)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

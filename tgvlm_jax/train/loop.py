@@ -1,0 +1,191 @@
+"""The training run, read top to bottom: check, build, restore, step, log, save."""
+
+import collections
+import dataclasses
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from tgvlm_jax import mesh as mesh_lib
+from tgvlm_jax.data.chat import Chat, load_chat
+from tgvlm_jax.data.pipeline import Batches, BatchMaker
+from tgvlm_jax.data.pretext import AnomalyGrounding
+from tgvlm_jax.data.shards import open_shards
+from tgvlm_jax.models import flops, parameters
+from tgvlm_jax.models.parameters import Params
+from tgvlm_jax.objectives import sft
+from tgvlm_jax.schema import Experiment
+from tgvlm_jax.train import checkpoint, optim, state
+from tgvlm_jax.train.metrics import CompileCounter, MetricsWriter, Stopwatch, divide
+from tgvlm_jax.train.step import make_step
+from tgvlm_jax.types import Batch, InputError
+
+
+class Preempted(Exception):
+    """SIGTERM came; the state is saved, and the same command continues it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a finished run leaves: final parameters and the number of steps this process ran."""
+
+    params: Params
+    ran: int
+
+
+def check(experiment: Experiment, chat: Chat) -> None:
+    """Fails before a device is touched where parts of a config do not fit each other.
+
+    Raises:
+        InputError: the tokenizer does not fit the model, or checkpoints fall between batches.
+    """
+    rows = experiment.model.decoder.vocab_size
+    if chat.vocab_size > rows:
+        raise InputError(
+            f"data.tokenizer has {chat.vocab_size} tokens, model.decoder.vocab_size={rows}; "
+            "make the model's at least as large"
+        )
+
+
+def batches(experiment: Experiment, chat: Chat) -> Batches:
+    """The training data of an experiment, this host's part."""
+    config, tower = experiment.data, experiment.model.tower
+    source = AnomalyGrounding(
+        open_shards(config.shards),
+        config,
+        size=(tower.height, tower.width_px),
+        split="train",
+        seed=experiment.seed,
+    )
+    maker = BatchMaker(
+        source=source,
+        chat=chat,
+        config=config,
+        seed=experiment.seed,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+    )
+    return Batches(maker, steps=experiment.train.steps)
+
+
+def train(experiment: Experiment, workdir: Path) -> Trained:
+    """Runs an experiment in a work directory, or continues the one that is there.
+
+    A run that was killed at any moment continues from its newest checkpoint and computes what it
+    would have computed without the kill, bit for bit.
+
+    Raises:
+        InputError: config, shards, mesh, directory or checkpoint are wrong.
+        Preempted: SIGTERM came and the state was saved.
+        FloatingPointError: the loss is no longer a number.
+    """
+    chat = load_chat(experiment.data.tokenizer, experiment.data.template)
+    check(experiment, chat)
+    data = batches(experiment, chat)
+    checkpoint.save_experiment(workdir, experiment)
+    mesh = mesh_lib.make(experiment.mesh)
+    micro = experiment.data.batch_size // experiment.train.accumulate
+    frames = experiment.data.frames
+    mesh_lib.check(experiment.model, mesh, batch_size=micro, frames=frames)
+    with mesh_lib.use(mesh):
+        blueprint = parameters.blueprint(experiment.model)
+        shapes = jax.eval_shape(lambda: parameters.init(experiment.model, jax.random.key(0)))
+        tx = optim.build(
+            experiment.optim, shapes, matrices=blueprint.matrices, steps=experiment.train.steps
+        )
+        store = checkpoint.Checkpoints(workdir, keep=experiment.train.keep)
+        current = jax.jit(lambda: state.create(experiment, tx))()
+        first = store.latest() or 0
+        if first:
+            current, iterator = store.restore(first, current, mesh=mesh)
+            data.set_state(iterator)
+        step = make_step(blueprint, tx, experiment)
+        try:
+            return _Loop(experiment, workdir, store, mesh, step).run(current, data, first=first)
+        finally:
+            data.close()
+
+
+class _Loop:
+    """The steps, one ahead of the device; everything the host does happens in its shadow."""
+
+    def __init__(self, experiment, workdir: Path, store: checkpoint.Checkpoints, mesh, step: Callable):
+        self.experiment, self.workdir, self.store = experiment, workdir, store
+        self.mesh, self.step = mesh, step
+        self.coefficients = sft.coefficients(experiment.objective)
+        self.compiles = CompileCounter()
+        self.stop = False
+
+    def run(self, current: state.TrainState, data: Batches, *, first: int) -> Trained:
+        """Steps `first` + 1 to the last."""
+        config, total = self.experiment.train, self.experiment.train.steps
+        self.writer = MetricsWriter(
+            self.workdir / "metrics.jsonl",
+            resume_step=first,
+            total_steps=total,
+            writes=jax.process_index() == 0,
+        )
+        self.watch = Stopwatch()
+        self.pending: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
+        previous = signal.signal(signal.SIGTERM, self._asked_to_stop)
+        try:
+            for number in range(first + 1, total + 1):
+                batch, waited = self._next(data)
+                current, metrics = self.step(current, batch)
+                self.pending.append((number, metrics | self._timing(batch, waited)))
+                if number % config.log_every == 0:
+                    self._flush(upto=number - 1)
+                if self.stop or number % config.checkpoint_every == 0 or number == total:
+                    self._flush(upto=number)
+                    self.store.save(number, current, data=data.get_state())
+                if self.stop and number < total:
+                    raise Preempted(f"stopped at step {number} of {total}; start again to go on")
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            self.writer.close()
+            self.store.close()
+        return Trained(params=current.params, ran=total - first)
+
+    def _asked_to_stop(self, *_: Any) -> None:
+        self.stop = True
+
+    def _next(self, data: Batches) -> tuple[Batch, float]:
+        """The next batch on the devices, and how long they stood idle for want of it."""
+        start = time.monotonic()
+        host = next(data)
+        waited = time.monotonic() - start
+        busy = bool(self.pending) and not _ready(self.pending[-1][1])
+        batch = mesh_lib.put_batch(host, self.mesh)
+        if len(self.pending) > 1:
+            jax.block_until_ready(self.pending[-2][1]["grad_norm"])  # run one step ahead, no more
+        return batch, 0.0 if busy else waited
+
+    def _timing(self, batch: Batch, waited: float) -> dict[str, float]:
+        self.watch.step(waited=waited)
+        shape = batch.prompt.frames.shape
+        work = flops.per_step(self.experiment.model, batch)
+        timing = self.watch.read(frames=shape[0] * shape[1], flops=work)
+        return timing | {"compiles": self.compiles.count}
+
+    def _flush(self, *, upto: int) -> None:
+        """Writes the metrics of finished steps."""
+        records = []
+        while self.pending and self.pending[0][0] <= upto:
+            number, metrics = self.pending.popleft()
+            record = {"step": number} | divide(metrics, self.coefficients)
+            if not np.isfinite(record["loss"]):
+                raise FloatingPointError(
+                    f"the loss is {record['loss']} at step {number}; lower optim.lr, and start "
+                    "again: the run goes on from its last checkpoint"
+                )
+            records.append(record)
+        self.writer.write(records)
+
+
+def _ready(metrics: dict[str, Any]) -> bool:
+    return all(x.is_ready() for x in metrics.values() if isinstance(x, jax.Array))

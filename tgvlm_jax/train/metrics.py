@@ -1,0 +1,164 @@
+"""Metrics: one JSON line a step, a progress bar on a terminal, plain lines elsewhere.
+
+Losses arrive as device arrays and are fetched a few steps late, so that logging never makes the
+host wait for the device. Only here are sums divided by their weights.
+"""
+
+import collections
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.monitoring
+import numpy as np
+from tqdm import tqdm
+
+from tgvlm_jax.types import InputError
+
+# Dense bf16 peak of one chip in FLOP/s, from the makers' product pages.
+_PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+class CompileCounter:
+    """Counts programs that XLA compiles (or fetches from the cache) in this process."""
+
+    def __init__(self):
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._hear)
+
+    def _hear(self, event: str, seconds: float, **_: Any) -> None:
+        self.count += event == _COMPILED
+
+
+def peak_flops() -> float | None:
+    """Peak of all devices together, or None where it is not known."""
+    kind = jax.devices()[0].device_kind
+    known = [peak for name, peak in _PEAK_FLOPS.items() if kind.startswith(name)]
+    return max(known) * jax.device_count() if known else None
+
+
+class MetricsWriter:
+    """Appends to `metrics.jsonl`; on resume, lines of steps that will be run again are dropped."""
+
+    def __init__(self, path: Path, *, resume_step: int, total_steps: int, writes: bool = True):
+        self.path, self.writes, self.total = path, writes, total_steps
+        self._start, self._first = time.monotonic(), resume_step
+        self._bar = None
+        if not writes:
+            return
+        keep = [line for line in read_metrics(path) if line["step"] <= resume_step]
+        scratch = path.with_suffix(".tmp")
+        with _disk(path):
+            scratch.write_text("".join(json.dumps(line) + "\n" for line in keep))
+            os.replace(scratch, path)
+            self._file = path.open("a")
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total_steps, initial=resume_step, unit="step", leave=False)
+
+    def write(self, records: list[dict[str, Any]]) -> None:
+        """Appends records and shows the last."""
+        if not self.writes or not records:
+            return
+        with _disk(self.path):
+            self._file.write("".join(json.dumps(record) + "\n" for record in records))
+            self._file.flush()
+        last = records[-1]
+        text = "  ".join(f"{name} {last[name]:.3g}" for name in _SHOWN if name in last)
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+            self._bar.update(last["step"] - self._bar.n)
+            return
+        done = last["step"] - self._first
+        left = (time.monotonic() - self._start) / max(done, 1) * (self.total - last["step"])
+        print(f"step {last['step']}/{self.total}  {text}  eta {left:.0f}s", flush=True)
+
+    def close(self) -> None:
+        """Closes the file and clears the bar."""
+        if self._bar is not None:
+            self._bar.close()
+        if self.writes:
+            self._file.close()
+
+
+_SHOWN = ("loss", "language", "grounding", "consistency", "input_wait", "frames_per_second", "mfu")
+
+
+class _disk:
+    """Turns a full disk or a read-only folder into one clear line."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if isinstance(error, OSError):
+            raise InputError(
+                f"{self.path}: cannot be written ({error.strerror}); free some space or give "
+                "another --workdir, then start again: the run continues from its checkpoint"
+            ) from error
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics file; a last line that was cut off is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def divide(metrics: dict[str, Any], coefficients: dict[str, float]) -> dict[str, float]:
+    """Loss terms from their sums and weights, and the total loss they add up to."""
+    host = {name: float(np.asarray(value)) for name, value in metrics.items()}
+    terms = {
+        name: host[f"{name}.sum"] / max(host[f"{name}.weight"], 1.0) for name in coefficients
+    }
+    loss = sum(coefficients[name] * value for name, value in terms.items())
+    rest = {name: value for name, value in host.items() if "." not in name}
+    return {"loss": loss, **terms, **rest}
+
+
+class Stopwatch:
+    """Per-step timing of a loop that runs one step ahead of the device."""
+
+    def __init__(self):
+        self.waits = collections.deque(maxlen=50)
+        self.times = collections.deque(maxlen=50)
+        self._last = time.monotonic()
+
+    def step(self, *, waited: float) -> None:
+        """Ends a step of which `waited` seconds went by with the device idle for want of input."""
+        now = time.monotonic()
+        self.times.append(now - self._last)
+        self.waits.append(waited)
+        self._last = now
+
+    def read(self, *, frames: int, flops: float) -> dict[str, float]:
+        """Recent step time, input wait as a share of it, throughput, and MFU where known."""
+        total = sum(self.times)
+        values = {
+            "step_time": total / len(self.times),
+            "input_wait": sum(self.waits) / total,
+            "frames_per_second": frames * len(self.times) / total,
+        }
+        peak = peak_flops()
+        return values | ({"mfu": flops * len(self.times) / total / peak} if peak else {})

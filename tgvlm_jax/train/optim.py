@@ -1,0 +1,92 @@
+"""Optax optimisers by parameter group."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import jax
+import optax
+from optax import contrib
+
+from tgvlm_jax.models.parameters import Matrix, Params
+from tgvlm_jax.schema import GroupConfig, OptimConfig
+from tgvlm_jax.types import InputError
+
+
+def schedule(config: OptimConfig, *, steps: int) -> optax.Schedule:
+    """Linear warm-up to lr, cosine decay to final_lr * lr at the last step."""
+    warmup = min(config.warmup_steps, max(steps - 1, 0))
+    start = 0.0 if warmup else config.lr
+    return optax.warmup_cosine_decay_schedule(
+        start, config.lr, warmup, max(steps, warmup + 1), config.lr * config.final_lr
+    )
+
+
+def build(
+    config: OptimConfig, params: Params, *, matrices: Mapping[str, Matrix], steps: int
+) -> optax.GradientTransformation:
+    """The optimiser of a model.
+
+    Every parameter belongs to the first group whose pattern its dotted path matches, else to the
+    rest, which trains at `lr`.
+
+    Raises:
+        InputError: a group's pattern matches no parameter, or is no regular expression.
+    """
+    labels = {name: _group(name, config.groups) for name in params}
+    for number, group in enumerate(config.groups):
+        if str(number) not in labels.values():
+            some = ", ".join(sorted(params)[:3])
+            raise InputError(
+                f"optim.groups[{number}]: {group.pattern!r} matches no parameter (such as {some})"
+            )
+    everyone = (*config.groups, GroupConfig(pattern=""))
+    names = (*map(str, range(len(config.groups))), "rest")
+    groups = {
+        name: _one(config, group, matrices=matrices, steps=steps)
+        for name, group in zip(names, everyone, strict=True)
+    }
+    clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    return optax.chain(*clip, optax.partition(groups, labels))
+
+
+def _group(name: str, groups: Sequence[GroupConfig]) -> str:
+    for number, group in enumerate(groups):
+        try:
+            if re.search(group.pattern, name):
+                return str(number)
+        except re.error as error:
+            raise InputError(f"optim.groups[{number}]: {group.pattern!r}: {error}") from None
+    return "rest"
+
+
+def _one(
+    config: OptimConfig, group: GroupConfig, *, matrices: Mapping[str, Matrix], steps: int
+) -> optax.GradientTransformation:
+    if group.frozen:
+        return optax.set_to_zero()
+    plain = schedule(config, steps=steps)
+    rate = lambda count: plain(count) * group.lr_scale  # noqa: E731
+    if config.name == "adamw":
+        return optax.adamw(
+            rate, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay
+        )
+
+    def matrix_axes(tree):
+        """Muon's axes of each weight; None (AdamW) for tables, norms and biases."""
+        return {
+            name: contrib.MuonDimensionNumbers(
+                reduction_axis=matrices[name].inputs, output_axis=matrices[name].outputs
+            )
+            if name in matrices and not isinstance(leaf, optax.MaskedNode)
+            else (leaf if isinstance(leaf, optax.MaskedNode) else None)
+            for name, leaf in tree.items()
+        }
+
+    return contrib.muon(
+        rate,
+        weight_decay=config.weight_decay,
+        adam_b1=config.beta1,
+        adam_b2=config.beta2,
+        muon_weight_dimension_numbers=matrix_axes,
+        consistent_rms=0.2,  # updates as large as Adam's, so that one learning rate serves both
+    )

@@ -1,0 +1,35 @@
+"""What a run is made of between two steps."""
+
+import dataclasses
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tgvlm_jax import mesh
+from tgvlm_jax.models import parameters
+from tgvlm_jax.schema import Experiment
+from tgvlm_jax.types import pytree
+
+
+@pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """Parameters, optimiser state, finished steps, and the key that randomness is folded from."""
+
+    step: Annotated[Any, "int32"]
+    params: Annotated[Any, "dotted path -> array"]
+    opt_state: Annotated[Any, "optax state"]
+    key: Annotated[Any, "PRNG key"]
+
+
+def create(experiment: Experiment, tx: optax.GradientTransformation) -> TrainState:
+    """A fresh state, laid out on the mesh that is set; traceable, so `jax.eval_shape` works."""
+    key = jax.random.key(experiment.seed)
+    params = parameters.init(experiment.model, jax.random.fold_in(key, 0))
+    replicate = lambda x: mesh.shard(x, *(None,) * x.ndim)  # noqa: E731
+    opt_state = jax.tree.map(lambda x: replicate(x) if x.ndim == 0 else x, tx.init(params))
+    return TrainState(
+        step=replicate(jnp.zeros((), jnp.int32)), params=params, opt_state=opt_state, key=key
+    )

@@ -1,0 +1,87 @@
+"""The jitted update: exact under accumulation, whatever the padding of the micro-batches."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tgvlm_jax import mesh
+from tgvlm_jax.models.parameters import Blueprint, Params
+from tgvlm_jax.objectives import sft
+from tgvlm_jax.schema import Experiment
+from tgvlm_jax.train.state import TrainState
+from tgvlm_jax.types import Batch
+
+Metrics = dict[str, jax.Array]
+
+
+def gradients(
+    params: Params, batch: Batch, *, blueprint: Blueprint, experiment: Experiment
+) -> tuple[Params, dict[str, sft.Term]]:
+    """Gradient of the total loss of a whole batch, and its terms.
+
+    Weights are taken from the whole batch first; each micro-batch then adds its sums divided by
+    them, which is the gradient of the undivided batch.
+    """
+    config = experiment.objective
+    weights = sft.weights(batch)
+    coefficients = sft.coefficients(config)
+
+    def loss(params, micro):
+        sums = sft.sums(blueprint.build(params), micro, config=config)
+        total = sum(
+            coefficients[name] * value / jnp.maximum(weights[name], 1.0)
+            for name, value in sums.items()
+        )
+        return total, sums
+
+    def body(carry, micro):
+        grads, sums = jax.grad(loss, has_aux=True)(params, micro)
+        return jax.tree.map(jnp.add, carry, (grads, sums)), None
+
+    count = experiment.train.accumulate
+    if count == 1:
+        grads, sums = jax.grad(loss, has_aux=True)(params, batch)
+    else:
+        micro = jax.tree.map(lambda x: _split(x, count), batch)
+        zeros = (
+            jax.tree.map(jnp.zeros_like, params),
+            {name: jnp.zeros((), jnp.float32) for name in coefficients},
+        )
+        (grads, sums), _ = jax.lax.scan(body, zeros, micro)
+    return grads, {n: sft.Term(sum=sums[n], weight=weights[n]) for n in sums}
+
+
+def _split(x: jax.Array, count: int) -> jax.Array:
+    """[b ...] -> [count, b / count, ...]; rows are dealt out, so that no row changes its device."""
+    rest = (None,) * (x.ndim - 1)
+    shape = (x.shape[0] // count, count, *x.shape[1:])
+    return jnp.moveaxis(mesh.reshape(x, shape, out=("batch", None, *rest)), 1, 0)
+
+
+def make_step(
+    blueprint: Blueprint, tx: optax.GradientTransformation, experiment: Experiment
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The jitted step; the old state's memory is reused for the new one.
+
+    Its metrics are `<term>.sum` and `<term>.weight` of every loss term, and `grad_norm`.
+    """
+
+    def step(state: TrainState, batch: Batch):
+        grads, terms = gradients(
+            state.params, batch, blueprint=blueprint, experiment=experiment
+        )
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        metrics: Metrics = {"grad_norm": optax.global_norm(grads)}
+        for name, term in terms.items():
+            metrics[f"{name}.sum"], metrics[f"{name}.weight"] = term.sum, term.weight
+        new = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            key=state.key,
+        )
+        return new, metrics
+
+    return jax.jit(step, donate_argnums=0)
