@@ -44,9 +44,9 @@ EXCEPTIONS = {
 # Imported at the top of a module only when it is a core dependency in pyproject.toml; whatever
 # belongs to an extra is imported inside the function that needs it.
 THIRD_PARTY = {
-    "absl", "array_record", "av", "flax", "grain", "jax", "jaxtyping", "ml_collections", "numpy",
-    "optax", "orbax", "safetensors", "scipy", "simplejpeg", "tensorflow_datasets", "tokenizers",
-    "tqdm", "transformers",
+    "PIL", "absl", "array_record", "av", "flax", "grain", "jax", "jaxtyping", "ml_collections",
+    "numpy", "optax", "orbax", "safetensors", "scipy", "simplejpeg", "tensorflow_datasets",
+    "tokenizers", "tqdm", "transformers",
 }  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def test_modules_start_with_core_dependencies_only():
 def test_core_dependencies_are_the_ones_named_here():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.match(r"[\w-]+", item)[0].replace("-", "_") for item in project["dependencies"]}
-    renamed = {"absl_py": "absl", "orbax_checkpoint": "orbax"}
+    renamed = {"absl_py": "absl", "orbax_checkpoint": "orbax", "pillow": "PIL"}
     assert {renamed.get(name, name) for name in declared} == THIRD_PARTY
     for name in ("tensorflow", "torch"):
         assert name not in declared
