@@ -7,7 +7,7 @@ and the iterator's state is one number that a checkpoint holds.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import grain
 import numpy as np
@@ -17,6 +17,8 @@ from tgvlm_jax.data.pretext import AnomalyGrounding
 from tgvlm_jax.grounding import spans as span_lib
 from tgvlm_jax.schema import DataConfig
 from tgvlm_jax.types import Batch, InputError, Prompt, Response, Sample
+
+_Row = TypeVar("_Row", Prompt, Response)
 
 
 def round_up(length: int, multiple: int) -> int:
@@ -36,24 +38,28 @@ def collate(
     most = max(len(sample.frames) for sample in samples)
     fitting = [bucket for bucket in config.frames if bucket >= most]
     if not fitting:
-        raise InputError(f"{most} frames, but the largest bucket of data.frames is {max(config.frames)}")
+        raise InputError(
+            f"{most} frames, but the largest bucket of data.frames is {max(config.frames)}"
+        )
     frames = min(fitting)
     prompt = round_up(max(len(one.prompt) for one in encoded), config.prompt_bucket)
     response = round_up(max([1, *(len(one.response) for one in encoded)]), config.response_bucket)
-    rows = [
-        (_prompt_row(sample, one, frames, prompt, pad_id), _response_row(sample, one, response, config, pad_id))
+    prompts = [
+        _prompt_row(sample, one, frames, prompt, pad_id)
         for sample, one in zip(samples, encoded, strict=True)
     ]
-    stack = lambda kind, parts: kind(  # noqa: E731
-        **{
-            field.name: np.stack([getattr(part, field.name) for part in parts])
-            for field in dataclasses.fields(kind)
-        }
-    )
-    return Batch(
-        prompt=stack(Prompt, [row[0] for row in rows]),
-        response=stack(Response, [row[1] for row in rows]),
-    )
+    responses = [
+        _response_row(sample, one, response, config, pad_id)
+        for sample, one in zip(samples, encoded, strict=True)
+    ]
+    return Batch(prompt=_stack(prompts), response=_stack(responses))
+
+
+def _stack(rows: Sequence[_Row]) -> _Row:
+    """One Prompt or Response of many rows out of many of one row."""
+    kind = type(rows[0])
+    names = [field.name for field in dataclasses.fields(kind)]
+    return kind(**{name: np.stack([getattr(row, name) for row in rows]) for name in names})
 
 
 def _prompt_row(sample: Sample, one: Encoded, frames: int, length: int, pad_id: int) -> Prompt:
@@ -111,6 +117,7 @@ class BatchMaker:
     hosts: int = 1
 
     def __call__(self, step: int) -> Batch:
+        """The rows of batch `step`, made from scratch."""
         rng = np.random.default_rng([self.seed, step])
         frames = int(rng.choice(self.config.frames))
         rows = self.config.batch_size // self.hosts
@@ -133,9 +140,7 @@ class Batches:
         options = grain.ReadOptions(
             num_threads=config.threads, prefetch_buffer_size=config.prefetch
         )
-        self._iterator = iter(
-            grain.MapDataset.range(steps).map(maker).to_iter_dataset(options)
-        )
+        self._iterator = iter(grain.MapDataset.range(steps).map(maker).to_iter_dataset(options))
 
     def __next__(self) -> Batch:
         return next(self._iterator)
