@@ -13,9 +13,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tgvlm_jax"
 FOLDERS = ("tgvlm_jax", "tests", "configs", "benchmarks", "notebooks", "docs", ".ci")
 
-BASE = {"types", "config", "schema", "mesh"}
+BASE = {"types", "files", "config", "schema", "mesh"}
 SEES = {
     "types": set(),
+    "files": {"types"},
     "config": {"types"},
     "schema": {"types", "config"},
     "mesh": {"types", "config", "schema"},
@@ -23,14 +24,14 @@ SEES = {
     "ops": BASE,
     "models": BASE | {"grounding", "ops"},
     "weights": BASE | {"grounding", "ops", "models"},
-    "data": {"types", "config", "schema", "grounding"},
+    "data": {"types", "files", "config", "schema", "grounding"},
     "rewards": {"types", "grounding"},
     "evaluation": {"types", "grounding"},
     "objectives": BASE | {"grounding", "ops", "models"},
     "rollout": BASE | {"grounding", "ops", "models"},
     "train": BASE
     | {"grounding", "ops", "models", "weights", "data", "rewards", "objectives", "rollout"},
-    "report": {"types", "grounding"},
+    "report": {"types", "files", "grounding"},
 }
 EVERYTHING = {*SEES, "evaluation", "cli"}
 SEES["cli"] = SEES["__main__"] = EVERYTHING

@@ -1,13 +1,10 @@
 """The frame around every report: one HTML file that asks nothing of the network."""
 
-import contextlib
 import html
 import os
-import pathlib
-import tempfile
 
+from tgvlm_jax import files
 from tgvlm_jax.report.style import CSS
-from tgvlm_jax.types import InputError
 
 # Even a mistake in a report can then neither load nor run anything.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -40,26 +37,5 @@ def page(title: str, body: str) -> str:
 
 
 def write_page(path: str | os.PathLike[str], document: str) -> None:
-    """Write `document` to `path` whole or not at all.
-
-    Raises:
-        InputError: the folder is missing, not writable or full.
-    """
-    target = pathlib.Path(path)
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(document)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        raise InputError(
-            f"cannot write the report {target}: {error.strerror}; choose a folder that exists, is "
-            "writable and has room"
-        ) from error
+    """Writes `document` whole or not at all; raises InputError when `path` cannot be written."""
+    files.write_text(path, document)

@@ -1,0 +1,134 @@
+"""One question about one video, of any length."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+
+from tgvlm_jax.cli import session
+from tgvlm_jax.data import video
+from tgvlm_jax.data.pretext import resize
+from tgvlm_jax.evaluation.runner import Answered, answer
+from tgvlm_jax.report.timeline import Answer, film_strip, write_timeline
+from tgvlm_jax.schema import Experiment
+from tgvlm_jax.types import InputError, Sample, VideoFrames
+
+_STRIP_HEIGHT = 90  # pixels decoded; the model gets them scaled to its own size
+
+
+def run(
+    checkpoint: Path,
+    path: Path,
+    *,
+    question: str,
+    start: float = 0.0,
+    end: float | None = None,
+    out: Path,
+) -> Answer:
+    """Prints the answer, writes its timeline to `out`, and returns what was drawn.
+
+    Raises:
+        InputError: the video or the checkpoint cannot be read, the question is empty, the part
+            asked for is empty, or `out` cannot be written.
+    """
+    if not question.strip():
+        raise InputError('the question is empty; ask such as "When is the picture upside down?"')
+    info = video.probe(path)
+    stop = info.duration if end is None else min(end, info.duration)
+    if not 0 <= start < stop:
+        raise InputError(
+            f"{path} runs from 0 to {info.duration:.1f} s; --start {start:g} --end {stop:g} leaves "
+            "nothing of it"
+        )
+    model = session.open_model(checkpoint)
+    fps = _fps(model.experiment, stop - start)
+    frames = video.decode(path, fps=fps, height=_STRIP_HEIGHT, start=start, end=stop)
+    windows = _windows(frames, question, path.stem, model.experiment, stop)
+    answered = answer(model.params, windows, experiment=model.experiment, chat=model.chat)
+    best = max(range(len(answered)), key=lambda i: _sureness(answered[i]))
+    drawn = _drawn(
+        answered, best, frames, note=f"{path.name} · {checkpoint}", start=start, stop=stop
+    )
+    for first, last in answered[best].spans:
+        print(f"{first:8.1f} s - {last:.1f} s")
+    print(answered[best].text or "(the model gave no answer)")
+    if len(windows) > 1:
+        print(
+            f"the surest of {len(windows)} windows of {windows[0].duration - windows[0].seconds[0]:.0f} s"
+        )
+    write_timeline(out, drawn)
+    print(out)
+    return drawn
+
+
+def _fps(experiment: Experiment, length: float) -> float:
+    """Frames a second: the most that lets one clip hold all, within what training has seen."""
+    data = experiment.data
+    slowest, fastest = data.fps / max(data.strides), data.fps / min(data.strides)
+    return float(np.clip(max(data.frames) / length, slowest, fastest))
+
+
+def _windows(
+    found: VideoFrames, question: str, name: str, experiment: Experiment, stop: float
+) -> list[Sample]:
+    """Clips of at most the largest frame bucket, end to end; the last one reaches back."""
+    tower, most = experiment.model.tower, max(experiment.data.frames)
+    count = len(found.seconds)
+    starts = list(range(0, max(1, count - most + 1), most))
+    if starts[-1] + most < count:
+        starts.append(count - most)
+    clips = []
+    for first in starts:
+        last = min(first + most, count)
+        clips.append(
+            Sample(
+                frames=resize(found.pixels[first:last], (tower.height, tower.width_px)),
+                seconds=found.seconds[first:last],
+                duration=float(found.seconds[last]) if last < count else stop,
+                question=question,
+                answer="",
+                spans=np.zeros((0, 2)),
+                video=name,
+                kind="asked",
+            )
+        )
+    return clips
+
+
+def _sureness(answered: Answered) -> float:
+    """Mean belief in the frames of the answered intervals; -1 without an interval."""
+    seconds = answered.sample.seconds
+    means = [
+        row[(seconds >= first) & (seconds < last)].mean()
+        for row, (first, last) in zip(answered.probabilities, answered.spans, strict=True)
+    ]
+    return float(np.mean(means)) if means else -1.0
+
+
+def _drawn(
+    answered: list[Answered],
+    best: int,
+    frames: VideoFrames,
+    *,
+    note: str,
+    start: float,
+    stop: float,
+) -> Answer:
+    """The answer over everything that was looked at; each frame with the belief of its window."""
+    belief = np.zeros(len(frames.seconds), np.float32)
+    for one in answered:
+        if len(one.probabilities):
+            where = np.searchsorted(frames.seconds, one.sample.seconds)
+            belief[where] = np.maximum(belief[where], one.probabilities.max(axis=0))
+    shown = frames.seconds - start
+    spans: Float64[np.ndarray, "e 2"] = answered[best].spans - start
+    return Answer(
+        question=answered[best].sample.question,
+        text=answered[best].text,
+        duration=stop - start,
+        seconds=np.maximum(shown, 0.0),
+        probabilities=belief[None],
+        predicted=np.clip(spans, 0.0, stop - start),
+        strip=film_strip(frames.pixels, shown, duration=stop - start),
+        note=note,
+    )

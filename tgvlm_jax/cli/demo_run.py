@@ -1,0 +1,173 @@
+"""The demo, step by step; notebooks call the same function."""
+
+import dataclasses
+import importlib.resources
+import shutil
+import time
+from pathlib import Path
+
+import av
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from tgvlm_jax import files
+from tgvlm_jax.cli import results, session, shard
+from tgvlm_jax.config import freeze, load
+from tgvlm_jax.data import video
+from tgvlm_jax.data.anomalies import perturb
+from tgvlm_jax.data.chat import load_chat
+from tgvlm_jax.data.pretext import question
+from tgvlm_jax.evaluation.runner import Answered, HeldOut, evaluate
+from tgvlm_jax.models import parameters
+from tgvlm_jax.schema import Experiment
+from tgvlm_jax.train import loop
+from tgvlm_jax.types import InputError
+
+FILM = Path(str(importlib.resources.files("tgvlm_jax") / "assets" / "big_buck_bunny.mp4"))
+_CONFIG = Path(__file__).parents[2] / "configs" / "tiny.py"
+_STORED = (72, 128)  # pixels of the frames in the shards
+
+
+def run(
+    workdir: Path, *, seeds: int = 1, fresh: bool = False, config: ConfigDict | None = None
+) -> HeldOut:
+    """Shards, trains, evaluates and reports; returns the evaluation of the first model.
+
+    Raises:
+        InputError: the workdir cannot be written or holds a run of another config.
+        Preempted: SIGTERM came; running again continues.
+    """
+    began = time.monotonic()
+    if fresh and workdir.exists():
+        _forget(workdir)
+    say = _Narrator()
+    say("1/4", "the film becomes frame shards")
+    experiment = _experiment(config, workdir / "shards")
+    shard.run(
+        FILM,
+        workdir / "shards",
+        fps=experiment.data.fps,
+        height=_STORED[0],
+        width=_STORED[1],
+        quality=90,
+        workers=1,
+    )
+
+    say("2/4", "before training: held-out questions to a model that knows nothing")
+    chat = load_chat(experiment.data.tokenizer, experiment.data.template)
+    untrained = parameters.init(experiment.model, jax.random.key(experiment.seed))
+    before = evaluate(untrained, experiment=experiment, chat=chat)
+    size = sum(leaf.size for leaf in jax.tree.leaves(untrained))
+
+    found: list[HeldOut] = []
+    times: list[float] = []
+    for seed in range(seeds):
+        one = dataclasses.replace(experiment, seed=experiment.seed + seed)
+        of = f", model {seed + 1} of {seeds}" if seeds > 1 else ""
+        say("3/4", f"training: {size / 1e6:.1f} M parameters, {one.train.steps} steps{of}")
+        start = time.monotonic()
+        trained = loop.train(one, workdir / f"seed{one.seed}")
+        if not trained.ran:
+            print("trained already; --fresh trains again")
+        times.append(time.monotonic() - start)
+        found.append(evaluate(trained.params, experiment=one, chat=chat))
+
+    say("4/4", "after training: the same questions")
+    _report(workdir, found, before, experiment, size=size, seconds=times[0])
+    print(f"{time.monotonic() - began:.0f} s in all")
+    return found[0]
+
+
+class _Narrator:
+    """Numbered steps with the time they started at."""
+
+    def __init__(self):
+        self.began = time.monotonic()
+
+    def __call__(self, step: str, text: str) -> None:
+        print(f"\n[{step}  {time.monotonic() - self.began:4.0f} s]  {text}", flush=True)
+
+
+def _experiment(config: ConfigDict | None, shards: Path) -> Experiment:
+    if config is None:
+        if not _CONFIG.is_file():
+            raise InputError("configs/tiny.py is not beside the package; give --config FILE")
+        config = load(str(_CONFIG))
+    experiment = freeze(config, Experiment)
+    return dataclasses.replace(
+        experiment, data=dataclasses.replace(experiment.data, shards=str(shards))
+    )
+
+
+def _forget(workdir: Path) -> None:
+    """Removes an earlier demo, and never a folder that is something else."""
+    if not (workdir / "shards" / "manifest.json").exists() and any(workdir.iterdir()):
+        raise InputError(f"{workdir}: --fresh deletes only an earlier demo, and this is none")
+    shutil.rmtree(workdir)
+
+
+def _report(
+    workdir: Path,
+    found: list[HeldOut],
+    before: HeldOut,
+    experiment: Experiment,
+    *,
+    size: int,
+    seconds: float,
+) -> None:
+    first = found[0]
+    means = np.array([one.scores.mean_iou for one in found])
+    rows = {"after training": first.scores, "before training": before.scores, **first.blind}
+    print(session.table(rows, title="held-out clips"))
+    print(f"\n{session.table(first.kinds, title='by kind')}\n")
+    if len(found) > 1:
+        each = ", ".join(f"{mean:.3f}" for mean in means)
+        print(f"mIoU over {len(found)} seeds: {means.mean():.3f} ± {means.std():.3f} ({each})")
+    print(f"{means.mean() / first.best_blind:.1f} x the best blind answer ({first.best_blind:.3f})")
+    minutes = f" in {seconds / 60:.1f} minutes" if seconds > 20 else ""
+    results.write(
+        workdir,
+        first,
+        experiment=experiment,
+        run=workdir / f"seed{experiment.seed}",
+        before=before.scores,
+        spread=float(means.std()) if len(found) > 1 else None,
+        summary=(
+            f"A video-language model of {size / 1e6:.1f} M parameters, trained from scratch"
+            f"{minutes} on the first two thirds of Big Buck Bunny, answers about shots of the "
+            "last third that it never saw."
+        ),
+        more={
+            "before": before.scores.to_json(),
+            "seeds": {"mean_iou": means.tolist(), "mean": means.mean(), "std": means.std()},
+        },
+    )
+    clip = workdir / "example.mp4"
+    kind = write_example(clip, first.answered)
+    print(f"\nlook:  {workdir / 'report.html'}")
+    ask = f'tgvlm ask --checkpoint {workdir}/seed{experiment.seed} --video {clip} "{kind}"'
+    print(f"try:   {ask}")
+
+
+def write_example(path: Path, answered: list[Answered]) -> str:
+    """Writes the best-answered clip as a video to ask about; returns the question.
+
+    The film is decoded anew at its own size, and the frames of the true interval are changed.
+    """
+    sample = max(answered, key=lambda one: one.iou or 0.0).sample
+    start, (first, last) = float(sample.seconds[0]), sample.spans[0]
+    found = video.decode(FILM, fps=12.0, height=180, start=start, end=sample.duration)
+    inside = (found.seconds >= first) & (found.seconds < last)
+    pixels = found.pixels.copy()
+    pixels[inside] = perturb(pixels[inside], sample.kind, rng=np.random.default_rng(0))
+
+    with files.replacing(path) as scratch, av.open(str(scratch), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=12, options={"crf": "23"})
+        stream.height, stream.width = pixels.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in pixels:
+            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(image))
+        container.mux(stream.encode(None))
+    return question(sample.kind)

@@ -1,0 +1,44 @@
+"""tgvlm train: run an experiment, or continue it where it stopped.
+
+    $ tgvlm train --config configs/tiny.py --workdir runs/tiny
+    $ tgvlm train --config configs/tiny.py:steps=600 --config.optim.lr=1e-3 --workdir runs/slow
+    $ tgvlm inspect --config configs/tiny.py          # every key there is
+
+The work directory gets metrics.jsonl, experiment.json and checkpoints/. The same command after a
+crash, a kill or a preemption continues the run and computes what it would have computed.
+"""
+
+from pathlib import Path
+
+from absl import flags as absl_flags
+
+from tgvlm_jax.cli.flags import define_config
+
+SIGTERM_STATUS = 143  # 128 + 15, what a shell reports for a process that SIGTERM ended
+
+
+def flags(flag_values: absl_flags.FlagValues) -> None:
+    """Defines the flags of the verb."""
+    define_config(flag_values)
+    absl_flags.DEFINE_string(
+        "workdir", None, "folder of the run", flag_values=flag_values, required=True
+    )
+
+
+def main(flags: absl_flags.FlagValues) -> int:
+    """Runs the verb; JAX and Orbax are loaded here, so that help is quick."""
+    from tgvlm_jax.cli.session import prepare_jax
+    from tgvlm_jax.config import freeze
+    from tgvlm_jax.schema import Experiment
+    from tgvlm_jax.train import loop
+
+    prepare_jax()
+    experiment = freeze(flags.config, Experiment)
+    try:
+        trained = loop.train(experiment, Path(flags.workdir))
+    except loop.Preempted as stop:
+        print(stop)
+        return SIGTERM_STATUS
+    done = f"{trained.ran} steps" if trained.ran else "nothing left to do"
+    print(f"{flags.workdir}: {done}; now: tgvlm eval --checkpoint {flags.workdir}")
+    return 0

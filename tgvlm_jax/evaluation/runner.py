@@ -1,0 +1,181 @@
+"""Brings a model and questions together: batches of samples in, answers with intervals out."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, Float64
+from tqdm import tqdm
+
+from tgvlm_jax import mesh as mesh_lib
+from tgvlm_jax.data.chat import EVIDENCE_END, Chat, render
+from tgvlm_jax.data.pipeline import collate
+from tgvlm_jax.data.pretext import AnomalyGrounding
+from tgvlm_jax.data.shards import open_shards
+from tgvlm_jax.evaluation import temporal
+from tgvlm_jax.grounding import spans as span_lib
+from tgvlm_jax.models import parameters
+from tgvlm_jax.rollout.sampler import Generation, generate
+from tgvlm_jax.schema import Experiment
+from tgvlm_jax.types import Sample
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answered:
+    """One sample with what the model said.
+
+    Attributes:
+        raw: the generated text, `<evi>` and `</evi>` kept. text: what a person reads.
+        spans: seconds of each mention in the spoken part; of the grounding part where it has none.
+        probabilities: of every frame, for each of these mentions.
+        iou: overlap with the truth; 0 where the model gave no interval, None without a truth.
+    """
+
+    sample: Sample
+    raw: str
+    text: str
+    spans: Float64[np.ndarray, "e 2"]
+    probabilities: Float[np.ndarray, "e f"]
+    iou: float | None
+
+
+def answer(
+    params: parameters.Params,
+    samples: Sequence[Sample],
+    *,
+    experiment: Experiment,
+    chat: Chat,
+    mesh: Mesh | None = None,
+) -> list[Answered]:
+    """Answers questions in batches of one size, so that a bucket compiles once."""
+    size = experiment.evaluation.batch_size
+    answered: list[Answered] = []
+    starts = range(0, len(samples), size)
+    for start in tqdm(starts, desc="answering", unit="batch", leave=False, disable=None):
+        part = list(samples[start : start + size])
+        padded = part + part[-1:] * (size - len(part))
+        found = _generate(params, padded, experiment=experiment, chat=chat, mesh=mesh)
+        answered += [_read(sample, found, row, chat) for row, sample in enumerate(part)]
+    return answered
+
+
+def _generate(
+    params: parameters.Params,
+    samples: Sequence[Sample],
+    *,
+    experiment: Experiment,
+    chat: Chat,
+    mesh: Mesh | None,
+) -> Generation:
+    asked = [dataclasses.replace(sample, answer="", spans=np.zeros((0, 2))) for sample in samples]
+    encoded = [chat.encode(sample) for sample in asked]
+    batch = collate(asked, encoded, config=experiment.data, pad_id=chat.pad_id)
+    with mesh_lib.use(mesh):
+        found = generate(
+            params,
+            mesh_lib.put_batch(batch.prompt, mesh),
+            blueprint=parameters.blueprint(experiment.model),
+            max_tokens=experiment.evaluation.max_tokens,
+            evidence_id=chat.evidence_id,
+            end_id=chat.end_id,
+            pad_id=chat.pad_id,
+        )
+    return jax.device_get(found)
+
+
+def _read(sample: Sample, found: Generation, row: int, chat: Chat) -> Answered:
+    tokens = found.tokens[row].tolist()
+    tokens = tokens[: tokens.index(chat.end_id)] if chat.end_id in tokens else tokens
+    raw = chat.decode(tokens)
+    places = np.flatnonzero(np.asarray(tokens) == chat.evidence_id)
+    frames = found.spans[row, places].astype(np.int64)
+    seconds = span_lib.frames_to_seconds(frames, sample.seconds, duration=sample.duration)
+    spoken = places[len(places) - _mentions(raw, chat) :] if len(places) else places
+    chosen = np.isin(places, spoken)
+    truth = sample.spans
+    iou = span_lib.union_iou(seconds[chosen], truth) if len(truth) else None
+    return Answered(
+        sample=sample,
+        raw=raw,
+        text=render(raw, seconds),
+        spans=seconds[chosen],
+        probabilities=found.probabilities[row, spoken, : len(sample.seconds)],
+        iou=iou,
+    )
+
+
+def _mentions(raw: str, chat: Chat) -> int:
+    """How many `<evi>` count: those after `</evi>`, or all where there are none."""
+    mark = chat.tokenizer.id_to_token(chat.evidence_id)
+    spoken = raw.partition(EVIDENCE_END)[2].count(mark)
+    return spoken or raw.count(mark)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Answers on held-out clips, their scores, and what blind answers score on the same clips."""
+
+    answered: list[Answered]
+    scores: temporal.Scores
+    kinds: dict[str, temporal.Scores]
+    blind: dict[str, temporal.Scores]
+
+    @property
+    def ious(self) -> Float64[np.ndarray, "b"]:
+        """IoU of every answer."""
+        return np.array([one.iou for one in self.answered])
+
+    @property
+    def best_blind(self) -> float:
+        """Mean IoU of the best blind baseline."""
+        return max(scores.mean_iou for scores in self.blind.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Every figure."""
+        tables = {"kinds": self.kinds, "blind": self.blind}
+        named = {
+            table: {name: scores.to_json() for name, scores in rows.items()}
+            for table, rows in tables.items()
+        }
+        return {"held_out": self.scores.to_json()} | named
+
+
+def held_out_samples(
+    experiment: Experiment, *, size: tuple[int, int] | None = None
+) -> list[Sample]:
+    """The evaluation clips, the same whatever the seed of training.
+
+    Args:
+        experiment: names shards, kinds and the held-out part.
+        size: (height, width) of the frames; by default what the model takes.
+    """
+    tower, config = experiment.model.tower, experiment.data
+    source = AnomalyGrounding(
+        open_shards(config.shards),
+        config,
+        size=size or (tower.height, tower.width_px),
+        split="eval",
+        seed=experiment.evaluation.seed,
+    )
+    count, frames = experiment.evaluation.samples, max(config.frames)
+    return [source.sample(index, frames=frames) for index in range(count)]
+
+
+def evaluate(
+    params: parameters.Params, *, experiment: Experiment, chat: Chat, mesh: Mesh | None = None
+) -> HeldOut:
+    """Asks about the held-out clips and scores the answers."""
+    samples = held_out_samples(experiment)
+    answered = answer(params, samples, experiment=experiment, chat=chat, mesh=mesh)
+    ious = np.array([one.iou for one in answered])
+    truths = np.stack([one.spans[0] - one.seconds[0] for one in samples])
+    durations = np.array([one.duration - one.seconds[0] for one in samples])
+    return HeldOut(
+        answered=answered,
+        scores=temporal.score(ious),
+        kinds=temporal.score_kinds(ious, [one.kind for one in samples]),
+        blind=temporal.blind(truths, durations),
+    )

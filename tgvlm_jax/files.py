@@ -1,0 +1,49 @@
+"""Writing files so that a crash, a kill or a full disk leaves the old one or the new one, whole."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tgvlm_jax.types import InputError
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary sibling to write to; it takes the place of `path` when the block ends well.
+
+    Raises:
+        InputError: the folder is missing, not writable or full; `path` is as it was.
+    """
+    target = Path(path)
+    with disk_errors(target):
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        os.close(handle)
+        try:
+            yield Path(name)
+            with open(name, "rb") as written:
+                os.fsync(written.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, target)
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a whole text file; raises what `replacing` raises."""
+    with replacing(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def disk_errors(where: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns what the disk objects to into one line that names the place."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{where}: cannot be written ({error.strerror or error}); choose a folder that exists, "
+            "is writable and has room"
+        ) from error
