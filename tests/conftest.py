@@ -23,7 +23,10 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / 
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-install_import_hook("tgvlm_jax", "beartype.beartype")
+# The numeric tower of PEP 484: an int will do where a float is asked for.
+install_import_hook(
+    "tgvlm_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

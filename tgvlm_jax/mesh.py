@@ -8,6 +8,7 @@ helper here does nothing when no mesh is set, so that one device runs the same c
 import contextlib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +33,8 @@ RULES: dict[str, tuple[str, ...] | str | None] = {
 }
 
 
-def make(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh | None:
-    """The mesh a config asks for, or None where it asks for one device.
+def make(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh | None:
+    """The mesh a config asks for, of all devices or these; None where it asks for one device.
 
     Raises:
         InputError: sizes that do not multiply to the number of devices, or two of them -1.

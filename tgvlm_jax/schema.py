@@ -124,6 +124,7 @@ class DataConfig:
 
     Attributes:
         shards: folder that `tgvlm shard` wrote.
+        fps: frames a second of those shards.
         tokenizer: folder in Hugging Face format, or "tiny" for the one shipped with the library.
         template: chat template, a name in `tgvlm_jax.data.chat`.
         batch_size: samples a step over all hosts.
@@ -141,6 +142,7 @@ class DataConfig:
     """
 
     shards: str = ""
+    fps: float = 4.0
     tokenizer: str = "tiny"
     template: str = "phi3"
     batch_size: int = 8
@@ -283,4 +285,3 @@ class Experiment:
         for name in ("steps", "log_every", "checkpoint_every", "keep"):
             if getattr(self.train, name) < 1:
                 raise InputError(f"train.{name} must be at least 1")
-

@@ -12,11 +12,13 @@ conversions between the two are in `tgvlm_jax.grounding.spans`.
 """
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import Float64, UInt8
+
+T = TypeVar("T")
 
 
 class InputError(ValueError):
@@ -74,13 +76,14 @@ class Sample:
     kind: str
 
 
-def pytree(cls: type) -> type:
+def pytree(cls: type[T]) -> type[T]:
     """Registers a dataclass whose fields are all arrays (or trees of them) with JAX.
 
     Such fields are annotated `Annotated[Any, "dtype shape"]`: inside transforms they hold tracers,
     shardings or nothing at all, so the shape is said and not checked there.
     """
-    names = [field.name for field in dataclasses.fields(cls)]
+    fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+    names = [field.name for field in fields]
     return jax.tree_util.register_dataclass(cls, data_fields=names, meta_fields=[])
 
 

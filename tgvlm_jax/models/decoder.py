@@ -97,7 +97,7 @@ class Block(nnx.Module):
         stretches: tuple[KeyValues, ...] = (),
         masks: tuple[Bool[Array, "b _t _s"], ...],
         cache: KeyValues | None = None,
-        index: Int[Array, ""] | None = None,
+        index: Int[Array, ""] | int = 0,
     ) -> tuple[Float[Array, "b t d"], KeyValues]:
         """Runs the layer over `stretches` and then its own tokens.
 
@@ -186,5 +186,5 @@ class Decoder(nnx.Module):
 
     def unstacked(self) -> list[Block]:
         """The blocks one by one: a decoding loop that slices stacked weights copies them."""
-        take = lambda i: jax.tree.map(lambda leaf: leaf[i], self.blocks)  # noqa: E731
-        return [take(i) for i in range(self.config.decoder.layers)]
+        layers = range(self.config.decoder.layers)
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], self.blocks) for i in layers]

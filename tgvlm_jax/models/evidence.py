@@ -17,12 +17,11 @@ class EvidenceHead(nnx.Module):
         d, dtype = config.decoder.width, jnp.dtype(config.param_dtype)
         shared = {"bias": True, "rngs": rngs, "dtype": dtype, "formula": "bsd,de->bse"}
         self.norm = LayerNorm(d, eps=1e-5, dtype=dtype)
-        self.down = Linear(
-            (d, d // 2), axes=("embed", "mlp"), out=("batch", None, "mlp"), **shared
-        )
+        self.down = Linear((d, d // 2), axes=("embed", "mlp"), out=("batch", None, "mlp"), **shared)
         self.up = Linear((d // 2, d), axes=("mlp", "embed"), out=("batch", None, None), **shared)
 
     def __call__(self, x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
+        """Maps states of frames or of slots, in any number `s`."""
         return self.up(jax.nn.gelu(self.down(self.norm(x)), approximate=False))
 
 

@@ -30,7 +30,7 @@ class Linear(nnx.Module):
         out: Axes,
         bias: bool = False,
         scale: float = 1.0,
-        dtype: jnp.dtype = jnp.dtype(jnp.float32),
+        dtype: jnp.dtype,
     ):
         """`scale` multiplies the usual 1/sqrt(fan-in) of the truncated normal init."""
         self.formula, self.out = formula, tuple(out)
@@ -48,6 +48,7 @@ class Linear(nnx.Module):
         self.bias = None if zeros is None else nnx.Param(zeros)
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Computes in the dtype of `x`."""
         y = mesh.einsum(self.formula, x, self.weight[...].astype(x.dtype), out=self.out)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
@@ -60,6 +61,7 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(mesh.shard(jnp.ones(width, dtype), None))
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        """Normalises the last axis."""
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
         return (y * self.scale[...].astype(jnp.float32)).astype(x.dtype)
@@ -74,6 +76,7 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(mesh.shard(jnp.zeros(width, dtype), None))
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        """Normalises the last axis."""
         y = x.astype(jnp.float32)
         y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
@@ -89,6 +92,7 @@ class Embedding(nnx.Module):
         self.table = nnx.Param(mesh.shard(table, "vocab", "embed"))
 
     def __call__(self, ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        """Looks up token vectors."""
         return mesh.lookup(self.table[...], ids, out=("batch", None, None))
 
 

@@ -36,7 +36,9 @@ class Blueprint:
 
     def build(self, params: Params) -> VideoLanguageModel:
         """The model with these parameters; cheap, for use inside a jitted function."""
-        state = {tuple(name.split(".")): nnx.Param(value) for name, value in params.items()}
+        state: dict[Any, nnx.Param] = {
+            tuple(name.split(".")): nnx.Param(value) for name, value in params.items()
+        }
         return nnx.merge(self.graph, nnx.from_flat_state(state))
 
 
@@ -49,7 +51,7 @@ def blueprint(config: ModelConfig) -> Blueprint:
         for path, module in nnx.iter_modules(model)
         if isinstance(module, Linear)
     }
-    shapes = {name: leaf.shape for name, leaf in _flat(nnx.state(model)).items()}
+    shapes = {name: leaf.shape for name, leaf in _flat(model).items()}
     return Blueprint(graph=nnx.graphdef(model), shapes=shapes, matrices=matrices)
 
 
@@ -57,13 +59,14 @@ def init(config: ModelConfig, key: jax.Array) -> Params:
     """Fresh parameters, laid out on the mesh that is set."""
 
     def make(key):
-        return _flat(nnx.state(VideoLanguageModel(config, rngs=nnx.Rngs(key))))
+        return _flat(VideoLanguageModel(config, rngs=nnx.Rngs(key)))
 
     return jax.jit(make)(key)
 
 
-def _flat(state: nnx.State) -> Params:
-    return {".".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
+def _flat(model: nnx.Module) -> Params:
+    leaves = nnx.to_flat_state(nnx.state(model))
+    return {".".join(map(str, path)): leaf.get_value() for path, leaf in leaves}
 
 
 def _matrix(module: Linear) -> Matrix:

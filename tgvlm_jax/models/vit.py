@@ -41,6 +41,7 @@ class VitBlock(nnx.Module):
         self.down = _dense(config.hidden, d, scale=scale, **shared)
 
     def __call__(self, x: Float[Array, "b f p d"]) -> Float[Array, "b f p d"]:
+        """Runs the layer over the patches of each frame."""
         y = self.attention_norm(x)
         q, k, v = self.q(y), self.k(y), self.v(y)
         scores = jnp.einsum("bfphk,bfqhk->bfhpq", q, k) * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
@@ -81,8 +82,7 @@ class VisionTower(nnx.Module):
             rngs.params(), (rows * columns, tower.width), dtype
         )
         self.position = nnx.Param(mesh.shard(position, None, None))
-        make = lambda r: VitBlock(tower, rngs=r, dtype=dtype)  # noqa: E731
-        self.blocks = stack(make, tower.layers, rngs=rngs)
+        self.blocks = stack(lambda r: VitBlock(tower, rngs=r, dtype=dtype), tower.layers, rngs=rngs)
         self.norm = LayerNorm(tower.width, eps=tower.norm_eps, dtype=dtype)
         # The projector keeps the layout: which patch says what matters for an upside-down frame.
         self.projector = Linear(
@@ -94,6 +94,7 @@ class VisionTower(nnx.Module):
         )
 
     def __call__(self, frames: UInt8[Array, "b f y x 3"]) -> Float[Array, "b f d"]:
+        """One token of the decoder's width for each frame."""
         x = mesh.shard(frames, "batch", "frames", None, None, None)
         x = _cells(x, patch=self.config.tower.patch, cell=self.config.tower.cell)
         x = x.astype(self.config.dtype) / 64 - 2  # about zero mean, unit size

@@ -80,9 +80,7 @@ class VideoLanguageModel(nnx.Module):
         order = jnp.arange(x.shape[1], dtype=jnp.int32)
         filled = order < prompt.length[:, None]
         positions = jnp.where(filled, order, 0)
-        states = self.decoder(
-            x, positions=positions, mask=causal_mask(positions, filled, is_frame)
-        )
+        states = self.decoder(x, positions=positions, mask=causal_mask(positions, filled, is_frame))
         last = (order == prompt.length[:, None] - 1)[:, None, :].astype(x.dtype)
         return PromptState(
             earlier=Earlier(kv=states.kv, mask=filled),
@@ -119,8 +117,6 @@ class VideoLanguageModel(nnx.Module):
         return Predicted(final=final, queries=queries, scores=scores)
 
 
-def _take(
-    one_hot: Float[Array, "b i j"], values: Float[Array, "b j d"]
-) -> Float[Array, "b i d"]:
+def _take(one_hot: Float[Array, "b i j"], values: Float[Array, "b j d"]) -> Float[Array, "b i d"]:
     """Rows picked by a product: no gather, so no scatter in the gradient and any sharding."""
     return jnp.einsum("bij,bjd->bid", one_hot, values)

@@ -65,9 +65,7 @@ def sums(
     }
 
 
-def _grounding(
-    predicted: Predicted, batch: Batch, config: ObjectiveConfig
-) -> Float[Array, "b"]:
+def _grounding(predicted: Predicted, batch: Batch, config: ObjectiveConfig) -> Float[Array, "b"]:
     frames = batch.prompt.frame_mask
     if config.alpha:
         wanted = targets.soft_targets(batch.response.spans, frames.shape[1], alpha=config.alpha)
@@ -87,9 +85,7 @@ def _consistency(predicted: Predicted, batch: Batch) -> Float[Array, "b"]:
     return _mean(difference, jnp.broadcast_to(both[..., None], difference.shape))
 
 
-def _mean(
-    values: Float[Array, "b e x"], counted: Bool[Array, "b e x"]
-) -> Float[Array, "b"]:
+def _mean(values: Float[Array, "b e x"], counted: Bool[Array, "b e x"]) -> Float[Array, "b"]:
     """Mean of each sample over what counts; 0 where nothing does."""
     total = jnp.sum(jnp.where(counted, values, 0.0), axis=(1, 2))
     return total / jnp.maximum(jnp.sum(counted, axis=(1, 2)).astype(jnp.float32), 1.0)

@@ -77,9 +77,7 @@ def generate(
         span = model.evidence.read(scores, read.frame_mask)
         written = _write(
             loop["out"],
-            Generation(
-                tokens=token[:, None], spans=span, probabilities=jax.nn.sigmoid(scores)
-            ),
+            Generation(tokens=token[:, None], spans=span, probabilities=jax.nn.sigmoid(scores)),
             i,
         )
         event = span_means(read.bank, span, read.frame_mask)
@@ -115,9 +113,7 @@ def _decode(
     for number, (block, kv, own) in enumerate(zip(blocks, prompt_kv, cache, strict=True)):
         if number == len(blocks) - 1:
             query = x
-        x, own = block(
-            x, positions=positions, stretches=(kv,), masks=masks, cache=own, index=index
-        )
+        x, own = block(x, positions=positions, stretches=(kv,), masks=masks, cache=own, index=index)
         new_cache.append(own)
     return {"final": x, "query": query, "cache": new_cache}
 

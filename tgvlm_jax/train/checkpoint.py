@@ -25,8 +25,16 @@ from tgvlm_jax.train.state import TrainState
 from tgvlm_jax.types import InputError
 
 # What may change between the runs of one work directory without changing what is computed.
-_FREE = ("train.log_every", "train.checkpoint_every", "train.keep", "evaluation.", "mesh.", "data.shards",
-         "data.threads", "data.prefetch")
+_FREE = (
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "evaluation.",
+    "mesh.",
+    "data.shards",
+    "data.threads",
+    "data.prefetch",
+)
 
 
 def save_experiment(workdir: Path, experiment: Experiment) -> None:
@@ -87,9 +95,7 @@ def _same(saved: Experiment, wanted: Experiment, where: Path) -> None:
 
 
 def _compare(old: dict[str, Any], new: dict[str, Any], where: Path) -> None:
-    changed = [
-        key for key in new if old.get(key) != new[key] and not key.startswith(_FREE)
-    ]
+    changed = [key for key in new if old.get(key) != new[key] and not key.startswith(_FREE)]
     if changed:
         key = changed[0]
         more = f" (and {len(changed) - 1} more keys)" if len(changed) > 1 else ""
@@ -116,6 +122,10 @@ class Checkpoints:
     def latest(self) -> int | None:
         """The newest whole checkpoint's step."""
         return self._manager.latest_step()
+
+    def steps(self) -> list[int]:
+        """Steps of all whole checkpoints, the oldest first."""
+        return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: TrainState, *, data: dict[str, Any]) -> None:
         """Starts writing; a crash leaves either the whole checkpoint or none."""
@@ -155,7 +165,9 @@ class Checkpoints:
         """
         step = self.latest()
         if step is None:
-            raise InputError(f"{self.directory}: holds no checkpoint yet; train for some steps first")
+            raise InputError(
+                f"{self.directory}: holds no checkpoint yet; train for some steps first"
+            )
         like = jax.eval_shape(lambda: parameters.init(config, jax.random.key(0)))
         abstract = jax.tree.map(lambda leaf: _abstract(leaf, mesh), like)
         item = {"params": abstract}

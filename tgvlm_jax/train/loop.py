@@ -114,7 +114,9 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
 class _Loop:
     """The steps, one ahead of the device; everything the host does happens in its shadow."""
 
-    def __init__(self, experiment, workdir: Path, store: checkpoint.Checkpoints, mesh, step: Callable):
+    def __init__(
+        self, experiment, workdir: Path, store: checkpoint.Checkpoints, mesh, step: Callable
+    ):
         self.experiment, self.workdir, self.store = experiment, workdir, store
         self.mesh, self.step = mesh, step
         self.coefficients = sft.coefficients(experiment.objective)
@@ -188,4 +190,5 @@ class _Loop:
 
 
 def _ready(metrics: dict[str, Any]) -> bool:
-    return all(x.is_ready() for x in metrics.values() if isinstance(x, jax.Array))
+    arrays = (x for x in metrics.values() if isinstance(x, jax.Array))
+    return all(x.is_ready() for x in arrays)  # pyright: ignore[reportAttributeAccessIssue]

@@ -39,7 +39,7 @@ class CompileCounter:
         self.count = 0
         jax.monitoring.register_event_duration_secs_listener(self._hear)
 
-    def _hear(self, event: str, seconds: float, **_: Any) -> None:
+    def _hear(self, event: str, duration_secs: float, **_: str | int) -> None:
         self.count += event == _COMPILED
 
 
@@ -129,9 +129,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def divide(metrics: dict[str, Any], coefficients: dict[str, float]) -> dict[str, float]:
     """Loss terms from their sums and weights, and the total loss they add up to."""
     host = {name: float(np.asarray(value)) for name, value in metrics.items()}
-    terms = {
-        name: host[f"{name}.sum"] / max(host[f"{name}.weight"], 1.0) for name in coefficients
-    }
+    terms = {name: host[f"{name}.sum"] / max(host[f"{name}.weight"], 1.0) for name in coefficients}
     loss = sum(coefficients[name] * value for name, value in terms.items())
     rest = {name: value for name, value in host.items() if "." not in name}
     return {"loss": loss, **terms, **rest}

@@ -1,7 +1,7 @@
 """Optax optimisers by parameter group."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import jax
 import optax
@@ -41,12 +41,26 @@ def build(
             )
     everyone = (*config.groups, GroupConfig(pattern=""))
     names = (*map(str, range(len(config.groups))), "rest")
-    groups = {
+    groups: dict[Hashable, optax.GradientTransformation] = {
         name: _one(config, group, matrices=matrices, steps=steps)
         for name, group in zip(names, everyone, strict=True)
     }
     clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
-    return optax.chain(*clip, optax.partition(groups, labels))
+    return _lenient(optax.chain(*clip, optax.partition(groups, labels)))
+
+
+def _lenient(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same under standard dtype promotion: optax mixes floats with its integer counts."""
+
+    def init(params):
+        with jax.numpy_dtype_promotion("standard"):
+            return tx.init(params)
+
+    def update(updates, state, params=None):
+        with jax.numpy_dtype_promotion("standard"):
+            return tx.update(updates, state, params)
+
+    return optax.GradientTransformation(init, update)
 
 
 def _group(name: str, groups: Sequence[GroupConfig]) -> str:
@@ -65,11 +79,12 @@ def _one(
     if group.frozen:
         return optax.set_to_zero()
     plain = schedule(config, steps=steps)
-    rate = lambda count: plain(count) * group.lr_scale  # noqa: E731
+
+    def rate(count):
+        return plain(count) * group.lr_scale
+
     if config.name == "adamw":
-        return optax.adamw(
-            rate, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay
-        )
+        return optax.adamw(rate, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay)
 
     def matrix_axes(tree):
         """Muon's axes of each weight; None (AdamW) for tables, norms and biases."""

@@ -28,8 +28,6 @@ def create(experiment: Experiment, tx: optax.GradientTransformation) -> TrainSta
     """A fresh state, laid out on the mesh that is set; traceable, so `jax.eval_shape` works."""
     key = jax.random.key(experiment.seed)
     params = parameters.init(experiment.model, jax.random.fold_in(key, 0))
-    replicate = lambda x: mesh.shard(x, *(None,) * x.ndim)  # noqa: E731
-    opt_state = jax.tree.map(lambda x: replicate(x) if x.ndim == 0 else x, tx.init(params))
-    return TrainState(
-        step=replicate(jnp.zeros((), jnp.int32)), params=params, opt_state=opt_state, key=key
-    )
+    opt_state = jax.tree.map(lambda x: x if x.ndim else mesh.shard(x), tx.init(params))
+    step = mesh.shard(jnp.zeros((), jnp.int32))
+    return TrainState(step=step, params=params, opt_state=opt_state, key=key)

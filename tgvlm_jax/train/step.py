@@ -69,11 +69,9 @@ def make_step(
     """
 
     def step(state: TrainState, batch: Batch):
-        grads, terms = gradients(
-            state.params, batch, blueprint=blueprint, experiment=experiment
-        )
+        grads, terms = gradients(state.params, batch, blueprint=blueprint, experiment=experiment)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        metrics: Metrics = {"grad_norm": optax.global_norm(grads)}
+        metrics: Metrics = {"grad_norm": optax.tree.norm(grads)}
         for name, term in terms.items():
             metrics[f"{name}.sum"], metrics[f"{name}.weight"] = term.sum, term.weight
         new = TrainState(
