@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 import grain
 import numpy as np
+import simplejpeg
 from tgvlm_jax.data import tfds_builder
 from tgvlm_jax.data.shards import open_shards, write_shards
-from tgvlm_jax.types import InputError
+from tgvlm_jax.types import InputError, Sample
 
 bikes, base = Path(sys.argv[1]), Path(sys.argv[2])
 write_shards([bikes], base / "shards", fps=2.0, height=34, progress=False)
@@ -68,6 +69,25 @@ for words, act in refused.items():
         raise AssertionError(words)
 for name in "abcd":
     assert not list(base.glob(f"{name}/*")), name
+
+# Samples of a pretext task, published and read back as a training source.
+samples = [
+    Sample(
+        frames=np.full((4, 16, 16, 3), 40 * k, np.uint8), seconds=np.arange(4) / 2, duration=2.0,
+        question="When?", answer="<evi></evi> At <evi>.", spans=np.array([[0.5, 1.5]]),
+        video="film", kind="invert",
+    )
+    for k in range(3)
+]
+where = dict(name="anomalies", version="1.0.0")
+tfds_builder.publish(
+    base, **where, splits={"train": tfds_builder.examples_from_samples(samples)})
+source = tfds_builder.open_source(base, **where, split="train")
+for k in range(3):
+    got = tfds_builder.nested(source[k])
+    assert got["id"] == f"film-{k:06d}" and got["annotations"][0]["spans"] == [(0.5, 1.5)]
+    pixels = simplejpeg.decode_jpeg(got["frames"][3])
+    assert np.abs(pixels.astype(int) - 40 * k).max() <= 2
 
 print("tensorflow" in sys.modules, "torch" in sys.modules)
 """

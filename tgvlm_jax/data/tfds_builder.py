@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
+import simplejpeg
 import tensorflow_datasets as tfds
 from jaxtyping import Float64
 
 from tgvlm_jax.data.shards import FrameShards
-from tgvlm_jax.types import InputError
+from tgvlm_jax.types import InputError, Sample
 
 
 class Annotation(TypedDict):
@@ -172,6 +173,26 @@ def examples_from_shards(
         seconds = shards.seconds(video_id)
         frames = shards.jpegs(video_id, 0, len(seconds))
         yield Example(id=video_id, frames=frames, seconds=seconds, annotations=about)
+
+
+def examples_from_samples(samples: Iterable[Sample], *, quality: int = 95) -> Iterator[Example]:
+    """Made samples (a pretext task's) as examples, one clip with one question each.
+
+    Every frame of a clip is compressed alike, so what was changed in it leaves no other trace.
+    """
+    for number, sample in enumerate(samples):
+        about = Annotation(
+            question=sample.question,
+            answer=sample.answer,
+            kind=sample.kind,
+            spans=[(float(start), float(end)) for start, end in sample.spans],
+        )
+        yield Example(
+            id=f"{sample.video}-{number:06d}",
+            frames=[simplejpeg.encode_jpeg(frame, quality=quality) for frame in sample.frames],
+            seconds=sample.seconds,
+            annotations=[about],
+        )
 
 
 def nested(record: Mapping[str, Any]) -> Example:
