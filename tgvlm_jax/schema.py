@@ -56,8 +56,40 @@ class TowerConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RopeConfig:
+    """Rotary positions.
+
+    Attributes:
+        fraction: share of a head that turns.
+        sections: for M-RoPE, how many rates belong to time, row and column; empty for one axis.
+        interleaved: M-RoPE of Qwen3-VL, where the axes take turns, instead of one after another.
+        short_factor, long_factor: LongRoPE's divisors of the rates, up to `original_length`
+            positions and beyond. length_ratio: longest over original length.
+        attention_factor: LongRoPE's factor on the angles' cosines, 0 to derive it.
+    """
+
+    theta: float = 10_000.0
+    fraction: float = 1.0
+    sections: tuple[int, ...] = ()
+    interleaved: bool = False
+    short_factor: tuple[float, ...] = ()
+    long_factor: tuple[float, ...] = ()
+    original_length: int = 4096
+    length_ratio: float = 1.0
+    attention_factor: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """A decoder-only language model of the Llama family (RMSNorm, RoPE, SwiGLU, GQA)."""
+    """A decoder-only language model with RMSNorm, RoPE, SwiGLU and grouped queries.
+
+    By these numbers it is Phi-3, Llama / SmolLM2, Qwen2.5 (biases) or Qwen3 (normed queries, keys).
+
+    Attributes:
+        qkv_bias: biases on queries, keys and values. qk_norm: RMSNorm of every query and key head.
+        sliding_window: how many positions back a token sees, itself included; 0 sees all.
+        tie_embeddings: the output head is the embedding table.
+    """
 
     vocab_size: int = 512
     width: int = 128
@@ -66,8 +98,11 @@ class DecoderConfig:
     kv_heads: int = 2
     head_size: int = 32
     hidden: int = 384
-    rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
+    rope: RopeConfig = RopeConfig()
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    sliding_window: int = 0
     tie_embeddings: bool = True
 
 

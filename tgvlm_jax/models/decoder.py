@@ -5,6 +5,7 @@ one, so a prompt is run once and any number of answers extend it, in training as
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import jax
@@ -14,8 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tgvlm_jax import mesh
 from tgvlm_jax.models.layers import Embedding, Linear, RMSNorm, stack
-from tgvlm_jax.ops import rope
 from tgvlm_jax.ops.attention import KeyValues, attend
+from tgvlm_jax.ops.rope import Rotation, rotate, rotation
 from tgvlm_jax.schema import DecoderConfig, ModelConfig
 from tgvlm_jax.types import pytree
 
@@ -41,14 +42,12 @@ class States:
     """Residual streams of one pass, none of them normalised.
 
     Attributes:
-        bank: after `bank_layer` layers (D2VLM's h^(6)).
-        query: after all layers but the last (D2VLM's h^(L-1)).
+        taps: by number of layers, the stream after so many (0: the input), for those asked for.
         final: after the last layer.
         kv: keys and values, stacked over layers.
     """
 
-    bank: Annotated[Any, "float b t d"]
-    query: Annotated[Any, "float b t d"]
+    taps: Annotated[Any, "layers -> float b t d"]
     final: Annotated[Any, "float b t d"]
     kv: Annotated[Any, "KeyValues l b t h k"]
 
@@ -59,10 +58,10 @@ class Block(nnx.Module):
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         d, h, k, ff = config.width, config.kv_heads, config.head_size, config.hidden
         r = config.heads // h
-        self.theta = config.rope_theta
         heads = ("batch", None, "heads", None)
         # Outputs are scaled down so that the residual stream starts at about unit size.
         scale = (2 * config.layers) ** -0.5
+        bias = config.qkv_bias
         kv = {"axes": ("embed", "heads", None), "formula": "btd,dhk->bthk", "out": heads}
         up = {"axes": ("embed", "mlp"), "formula": "btd,df->btf", "out": ("batch", None, "mlp")}
         join = {"out": ("batch", None, None), "scale": scale, "rngs": rngs, "dtype": dtype}
@@ -72,11 +71,15 @@ class Block(nnx.Module):
             axes=("embed", "heads", None, None),
             formula="btd,dhrk->bthrk",
             out=(*heads, None),
+            bias=bias,
             rngs=rngs,
             dtype=dtype,
         )
-        self.k = Linear((d, h, k), **kv, rngs=rngs, dtype=dtype)
-        self.v = Linear((d, h, k), **kv, rngs=rngs, dtype=dtype)
+        self.k = Linear((d, h, k), **kv, bias=bias, rngs=rngs, dtype=dtype)
+        self.v = Linear((d, h, k), **kv, bias=bias, rngs=rngs, dtype=dtype)
+        norm = config.qk_norm
+        self.q_norm = RMSNorm(k, eps=config.norm_eps, dtype=dtype) if norm else None
+        self.k_norm = RMSNorm(k, eps=config.norm_eps, dtype=dtype) if norm else None
         self.o = Linear(
             (h, r, k, d), axes=("heads", None, None, "embed"), formula="bthrk,hrkd->btd", **join
         )
@@ -85,15 +88,11 @@ class Block(nnx.Module):
         self.up = Linear((d, ff), **up, rngs=rngs, dtype=dtype)
         self.down = Linear((ff, d), axes=("mlp", "embed"), formula="btf,fd->btd", **join)
 
-    def project(self, x: Float[Array, "b t d"], positions: Int[Array, "b t"]) -> KeyValues:
-        """Keys (rotated) and values of normalised input."""
-        return KeyValues(k=rope.rotate(self.k(x), positions, theta=self.theta), v=self.v(x))
-
     def __call__(
         self,
         x: Float[Array, "b t d"],
         *,
-        positions: Int[Array, "b t"],
+        turn: Rotation,
         stretches: tuple[KeyValues, ...] = (),
         masks: tuple[Bool[Array, "b _t _s"], ...],
         cache: KeyValues | None = None,
@@ -105,8 +104,10 @@ class Block(nnx.Module):
         `masks` has one entry a stretch, the own one last.
         """
         y = self.attention_norm(x)
-        q = rope.rotate(self.q(y), positions, theta=self.theta)
-        own = self.project(y, positions)
+        q, k = self.q(y), self.k(y)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, own = rotate(q, turn), KeyValues(k=rotate(k, turn), v=self.v(y))
         if cache is not None:
             write = jax.lax.dynamic_update_slice_in_dim
             own = jax.tree.map(lambda whole, new: write(whole, new, index, axis=1), cache, own)
@@ -145,44 +146,57 @@ class Decoder(nnx.Module):
             jnp.float32
         )
 
+    def rotation(self, positions: Int[Array, "b t"] | Int[Array, "3 b t"]) -> Rotation:
+        """Rotary angles of positions; made once a pass."""
+        spec = self.config.decoder
+        return rotation(positions, spec.rope, head_size=spec.head_size)
+
     def __call__(
         self,
         x: Float[Array, "b t d"],
         *,
-        positions: Int[Array, "b t"],
+        turn: Rotation,
         mask: Bool[Array, "b t t"],
         earlier: Earlier | None = None,
+        taps: Sequence[int] = (),
+        deepstack: Float[Array, "m b t d"] | None = None,
     ) -> States:
         """Runs all layers over embedded tokens.
 
         Args:
-            x: input embeddings. positions: rotary positions.
+            x: input embeddings. turn: rotary angles of their positions.
             mask: which of the pass's own tokens each token sees.
             earlier: an earlier pass, all filled slots of which every token sees.
+            taps: numbers of layers after which the stream is kept.
+            deepstack: what is added to the stream after each of the first `m` layers (Qwen3-VL).
         """
-        layers, bank_layer = self.config.decoder.layers, self.config.evidence.bank_layer
+        layers = self.config.decoder.layers
         before = () if earlier is None else (earlier.mask[:, None, :],)
 
         def layer(x, block, kv):
             stretches = () if kv is None else (kv,)
-            return block(x, positions=positions, stretches=stretches, masks=(*before, mask))
+            return block(x, turn=turn, stretches=stretches, masks=(*before, mask))
 
         if self.config.remat != "none":
             layer = jax.checkpoint(layer, policy=_SAVED[self.config.remat])
 
         def body(carry, inputs):
+            x, kept = carry
             number, block, kv = inputs
-            # `carry.bank` and `.query` stay outside the remat: a select keeps no residual.
-            x = carry["x"]
-            bank = jnp.where(number == bank_layer, x, carry["bank"])
-            query = jnp.where(number == layers - 1, x, carry["query"])
+            # Taps stay outside the remat: a select keeps no residual.
+            kept = {tap: jnp.where(number == tap, x, old) for tap, old in kept.items()}
             x, own = layer(x, block, kv)
-            return {"x": x, "bank": bank, "query": query}, own
+            if deepstack is not None:
+                place = jnp.minimum(number, deepstack.shape[0] - 1)
+                added = jax.lax.dynamic_index_in_dim(deepstack, place, keepdims=False)
+                x = x + jnp.where(number < deepstack.shape[0], added, 0).astype(x.dtype)
+            return (x, kept), own
 
-        start = {"x": x, "bank": x, "query": x}
+        start = (x, dict.fromkeys(taps, x))
         inputs = (jnp.arange(layers), self.blocks, None if earlier is None else earlier.kv)
-        end, kv = jax.lax.scan(body, start, inputs, unroll=min(self.config.unroll, layers))
-        return States(bank=end["bank"], query=end["query"], final=end["x"], kv=kv)
+        unroll = min(self.config.unroll, layers)
+        (final, kept), kv = jax.lax.scan(body, start, inputs, unroll=unroll)
+        return States(taps=kept, final=final, kv=kv)
 
     def unstacked(self) -> list[Block]:
         """The blocks one by one: a decoding loop that slices stacked weights copies them."""

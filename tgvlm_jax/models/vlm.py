@@ -68,6 +68,11 @@ class VideoLanguageModel(nnx.Module):
         self.decoder = Decoder(config, rngs=rngs)
         self.evidence = Evidence(config, rngs=rngs)
 
+    @property
+    def _taps(self) -> tuple[int, int]:
+        """Layers after which frames are banked, and after which evidence is asked for."""
+        return self.config.evidence.bank_layer, self.config.decoder.layers - 1
+
     def prefill(self, prompt: Prompt) -> PromptState:
         """Reads a prompt. Its frames see each other both ways, all else is causal (D2VLM 1.4)."""
         frames = self.tower(prompt.frames)
@@ -80,15 +85,22 @@ class VideoLanguageModel(nnx.Module):
         order = jnp.arange(x.shape[1], dtype=jnp.int32)
         filled = order < prompt.length[:, None]
         positions = jnp.where(filled, order, 0)
-        states = self.decoder(x, positions=positions, mask=causal_mask(positions, filled, is_frame))
+        window = self.config.decoder.sliding_window
+        states = self.decoder(
+            x,
+            turn=self.decoder.rotation(positions),
+            mask=causal_mask(positions, filled, block=is_frame, window=window),
+            taps=self._taps,
+        )
+        bank, query = (states.taps[tap] for tap in self._taps)
         last = (order == prompt.length[:, None] - 1)[:, None, :].astype(x.dtype)
         return PromptState(
             earlier=Earlier(kv=states.kv, mask=filled),
             length=prompt.length,
             frame_mask=prompt.frame_mask,
-            bank=_take(slot.swapaxes(1, 2), states.bank),
-            frame_keys=self.evidence.frame_head(_take(slot.swapaxes(1, 2), states.query)),
-            query=_take(last, states.query),
+            bank=_take(slot.swapaxes(1, 2), bank),
+            frame_keys=self.evidence.frame_head(_take(slot.swapaxes(1, 2), query)),
+            query=_take(last, query),
             final=_take(last, states.final),
         )
 
@@ -102,16 +114,17 @@ class VideoLanguageModel(nnx.Module):
 
         order = jnp.arange(x.shape[1], dtype=jnp.int32)
         positions = prompt.length[:, None] + order
-        nothing = jnp.zeros_like(response.mask)
+        window = self.config.decoder.sliding_window
         states = self.decoder(
             x,
-            positions=positions,
-            mask=causal_mask(positions, response.mask, nothing),
+            turn=self.decoder.rotation(positions),
+            mask=causal_mask(positions, response.mask, window=window),
             earlier=prompt.earlier,
+            taps=self._taps[1:],
         )
         # What predicts token i stands one position before it.
         final = jnp.concatenate([prompt.final, states.final[:, :-1]], axis=1)
-        query = jnp.concatenate([prompt.query, states.query[:, :-1]], axis=1)
+        query = jnp.concatenate([prompt.query, states.taps[self._taps[1]][:, :-1]], axis=1)
         queries = self.evidence.evidence_head(_take(emitted.swapaxes(1, 2), query))
         scores = self.evidence.scores(queries, prompt.frame_keys)
         return Predicted(final=final, queries=queries, scores=scores)

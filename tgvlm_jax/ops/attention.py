@@ -57,15 +57,28 @@ def attend(
 
 
 def causal_mask(
-    positions: Int[Array, "b t"], valid: Bool[Array, "b t"], block: Bool[Array, "b t"]
+    order: Int[Array, "b t"],
+    valid: Bool[Array, "b t"],
+    *,
+    block: Bool[Array, "b t"] | None = None,
+    segments: Int[Array, "b t"] | None = None,
+    window: int = 0,
 ) -> Bool[Array, "b t t"]:
-    """Causal, except that the positions of `block` (the frames) all see each other.
+    """Who sees whom within one pass.
 
     Args:
-        positions: order of each slot within its sample.
+        order: place of each slot within its sample.
         valid: slots that hold something; padding is seen by nobody.
-        block: slots inside the one bidirectional block (D2VLM 1.4).
+        block: slots inside the one bidirectional block, all of which see each other (D2VLM 1.4).
+        segments: numbers of the samples packed into a row; nobody sees another's.
+        window: how far back one sees, itself included; 0 sees all.
     """
-    causal = positions[:, :, None] >= positions[:, None, :]
-    together = block[:, :, None] & block[:, None, :]
-    return (causal | together) & valid[:, None, :]
+    ahead = order[:, :, None] - order[:, None, :]
+    seen = ahead >= 0
+    if window:
+        seen &= ahead < window
+    if block is not None:
+        seen |= block[:, :, None] & block[:, None, :]
+    if segments is not None:
+        seen &= segments[:, :, None] == segments[:, None, :]
+    return seen & valid[:, None, :]

@@ -108,12 +108,12 @@ def _decode(
         jnp.arange(length, dtype=jnp.int32) <= index, (x.shape[0], 1, length)
     )
     masks = (read.earlier.mask[:, None, :], own_mask)
-    positions = (read.length + index)[:, None]
+    turn = model.decoder.rotation((read.length + index)[:, None])
     new_cache, query = [], x
     for number, (block, kv, own) in enumerate(zip(blocks, prompt_kv, cache, strict=True)):
         if number == len(blocks) - 1:
             query = x
-        x, own = block(x, positions=positions, stretches=(kv,), masks=masks, cache=own, index=index)
+        x, own = block(x, turn=turn, stretches=(kv,), masks=masks, cache=own, index=index)
         new_cache.append(own)
     return {"final": x, "query": query, "cache": new_cache}
 

@@ -1,0 +1,125 @@
+"""Published names of the text decoders: Phi-3 (fused), Llama / SmolLM2, Qwen2.5, Qwen3."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tgvlm_jax.schema import DecoderConfig, RopeConfig
+from tgvlm_jax.types import InputError
+from tgvlm_jax.weights.mapping import Part, Tensor, tensor
+
+_FAMILIES = ("phi3", "llama", "qwen2", "qwen2_5_vl", "qwen2_5_vl_text", "qwen3", "qwen3_vl_text")
+
+
+def from_hf(config: Mapping[str, Any]) -> DecoderConfig:
+    """The decoder that a `config.json` (or its text part) describes.
+
+    Raises:
+        InputError: an architecture that this decoder is not.
+    """
+    family = config.get("model_type")
+    if family not in _FAMILIES:
+        raise InputError(
+            f"model_type {family!r} is no decoder of ours; known: {', '.join(_FAMILIES)}"
+        )
+    heads, width = config["num_attention_heads"], config["hidden_size"]
+    window = config.get("sliding_window") or 0
+    return DecoderConfig(
+        vocab_size=config["vocab_size"],
+        width=width,
+        layers=config["num_hidden_layers"],
+        heads=heads,
+        kv_heads=config["num_key_value_heads"],
+        head_size=config.get("head_dim") or width // heads,
+        hidden=config["intermediate_size"],
+        norm_eps=config["rms_norm_eps"],
+        rope=_rope(config),
+        qkv_bias=family.startswith("qwen2"),
+        qk_norm=family.startswith("qwen3"),
+        # Qwen2.5 carries a window that it does not use.
+        sliding_window=window if family == "phi3" else 0,
+        tie_embeddings=config.get("tie_word_embeddings", False),
+    )
+
+
+def _rope(config: Mapping[str, Any]) -> RopeConfig:
+    """Both the nested form of transformers 5 and the flat one of published files."""
+    rope = dict(config.get("rope_scaling") or {}) | dict(config.get("rope_parameters") or {})
+    fraction = rope.get("partial_rotary_factor", config.get("partial_rotary_factor")) or 1.0
+    longrope = rope.get("rope_type", rope.get("type")) in ("longrope", "su", "yarn")
+    longest = config["max_position_embeddings"]
+    original = rope.get("original_max_position_embeddings") or config.get(
+        "original_max_position_embeddings", longest
+    )
+    return RopeConfig(
+        theta=float(rope.get("rope_theta", config.get("rope_theta", 10_000.0))),
+        fraction=float(fraction),
+        sections=tuple(rope.get("mrope_section") or ()),
+        interleaved=bool(rope.get("mrope_interleaved", False)),
+        short_factor=tuple(rope["short_factor"]) if longrope else (),
+        long_factor=tuple(rope["long_factor"]) if longrope else (),
+        original_length=original,
+        length_ratio=float(rope.get("factor") or longest / original),
+        attention_factor=float(rope.get("attention_factor") or 0.0),
+    )
+
+
+def tensors(
+    config: DecoderConfig, *, family: str, prefix: str = "model.", ours: str = ""
+) -> list[Tensor]:
+    """Every published tensor of a decoder.
+
+    Args:
+        config: the decoder. family: "phi3" fuses qkv and gate_up; all others do not.
+        prefix: what stands before `embed_tokens` and `layers`. ours: before our paths.
+    """
+    layer = f"{prefix}layers.{{i}}."
+    q, kv, o = "(h r k) d -> d h r k", "(h k) d -> d h k", "d (h r k) -> h r k d"
+    block = f"{ours}blocks."
+    found = [
+        tensor(f"{prefix}embed_tokens.weight", f"{ours}embedding.table", "n d -> n d"),
+        tensor(f"{layer}input_layernorm.weight", f"{block}attention_norm.scale", "d -> d"),
+        tensor(f"{layer}post_attention_layernorm.weight", f"{block}mlp_norm.scale", "d -> d"),
+        tensor(f"{layer}self_attn.o_proj.weight", f"{block}o.weight", o),
+        tensor(f"{layer}mlp.down_proj.weight", f"{block}down.weight", "d f -> f d"),
+        tensor(f"{prefix}norm.weight", f"{ours}norm.scale", "d -> d"),
+    ]
+    qkv = [("q", q), ("k", kv), ("v", kv)]
+    mlp = [("gate", "f d -> d f"), ("up", "f d -> d f")]
+    if family == "phi3":
+        found += [
+            _fused(f"{layer}self_attn.qkv_proj.weight", block, qkv),
+            _fused(f"{layer}mlp.gate_up_proj.weight", block, mlp),
+        ]
+    else:
+        found += [
+            tensor(f"{layer}self_attn.{name}_proj.weight", f"{block}{name}.weight", pattern)
+            for name, pattern in qkv
+        ]
+        found += [
+            tensor(f"{layer}mlp.{name}_proj.weight", f"{block}{name}.weight", pattern)
+            for name, pattern in mlp
+        ]
+    if config.qkv_bias:
+        for name, pattern in (
+            ("q", "(h r k) -> h r k"),
+            ("k", "(h k) -> h k"),
+            ("v", "(h k) -> h k"),
+        ):
+            found.append(
+                tensor(f"{layer}self_attn.{name}_proj.bias", f"{block}{name}.bias", pattern)
+            )
+    if config.qk_norm:
+        for name in ("q_norm", "k_norm"):
+            found.append(
+                tensor(f"{layer}self_attn.{name}.weight", f"{block}{name}.scale", "k -> k")
+            )
+    if not config.tie_embeddings:
+        found.append(tensor("lm_head.weight", f"{ours}untied_head.table", "n d -> n d"))
+    return found
+
+
+def _fused(name: str, block: str, parts: list[tuple[str, str]]) -> Tensor:
+    return Tensor(
+        name=name,
+        parts=tuple(Part(path=f"{block}{one}.weight", pattern=pattern) for one, pattern in parts),
+    )
