@@ -7,6 +7,8 @@ theirs: `{i}` in a name stands for the number, and the leading axis of ours is n
 """
 
 import dataclasses
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -29,6 +31,12 @@ class Part:
         """Length of each named axis, from the shape of ours (without the layer axis)."""
         ours = self.pattern.split("->")[1].split()
         return dict(zip(ours, shape, strict=True))
+
+    def theirs(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the published rows, from the shape of ours (without the layer axis)."""
+        sizes = self.sizes(shape) | {"1": 1}
+        axes = re.findall(r"\(([^)]*)\)|(\S+)", self.pattern.split("->")[0])
+        return tuple(math.prod(sizes[a] for a in (group or one).split()) for group, one in axes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,16 +65,15 @@ def to_ours(
     ours: dict[str, list[np.ndarray]] = {}
     for entry in tensors:
         for name in numbered(entry, shapes):
-            for part, rows in zip(entry.parts, _cut(entry, read(name), shapes), strict=True):
-                one = rearrange(rows, part.pattern, **_known(part, shapes, entry))
+            value = read(name)
+            for place, part in enumerate(entry.parts):
+                one = rows_to_ours(entry, place, value, shapes=shapes)
                 ours.setdefault(part.path, []).append(one)
     stacked = {part.path for entry in tensors if "{i}" in entry.name for part in entry.parts}
     return {path: np.stack(v) if path in stacked else v[0] for path, v in ours.items()}
 
 
-def to_theirs(
-    tensors: Sequence[Tensor], params: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def to_theirs(tensors: Sequence[Tensor], params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Published tensors from our parameters."""
     shapes = {path: tuple(value.shape) for path, value in params.items()}
     theirs = {}
@@ -88,19 +95,26 @@ def numbered(entry: Tensor, shapes: Shapes) -> list[str]:
     return [entry.name.format(i=i) for i in range(shapes[entry.parts[0].path][0])]
 
 
-def _known(part: Part, shapes: Shapes, entry: Tensor) -> dict[str, int]:
-    shape = shapes[part.path][1:] if "{i}" in entry.name else shapes[part.path]
-    return part.sizes(shape)
+def rows_of(entry: Tensor, place: int, shapes: Shapes) -> slice:
+    """The rows of a published tensor that its part number `place` has."""
+    counts = [part.theirs(own_shape(entry, part, shapes))[0] for part in entry.parts]
+    start = sum(counts[:place])
+    return slice(start, start + counts[place])
 
 
-def _cut(entry: Tensor, value: np.ndarray, shapes: Shapes) -> list[np.ndarray]:
-    """The parts' rows; each part's share follows from the axes its pattern has on the left."""
-    if len(entry.parts) == 1:
-        return [value]
-    rows = []
-    for part in entry.parts:
-        first = part.pattern.split("->")[0].split(")")[0].strip(" (").split()
-        first = first if part.pattern.strip().startswith("(") else first[:1]
-        known = _known(part, shapes, entry)
-        rows.append(int(np.prod([known[axis] for axis in first])))
-    return np.split(value, np.cumsum(rows)[:-1])
+def published_shape(entry: Tensor, shapes: Shapes) -> tuple[int, ...]:
+    """Shape of a published tensor, from the shapes of ours."""
+    found = [part.theirs(own_shape(entry, part, shapes)) for part in entry.parts]
+    return (sum(shape[0] for shape in found), *found[0][1:]) if len(found) > 1 else found[0]
+
+
+def own_shape(entry: Tensor, part: Part, shapes: Shapes) -> tuple[int, ...]:
+    """Shape of ours for one layer."""
+    return tuple(shapes[part.path][1:] if "{i}" in entry.name else shapes[part.path])
+
+
+def rows_to_ours(entry: Tensor, place: int, value: np.ndarray, *, shapes: Shapes) -> np.ndarray:
+    """One layer of the parameter that part number `place` becomes, as a view where possible."""
+    part = entry.parts[place]
+    rows = value[rows_of(entry, place, shapes)] if len(entry.parts) > 1 else value
+    return rearrange(rows, part.pattern, **part.sizes(own_shape(entry, part, shapes)))
