@@ -119,13 +119,14 @@ def check_answer(sample: Sample) -> None:
     """Raises InputError unless the evidence of an answer is well formed."""
     if not sample.answer:
         return
-    grounding, end, text = sample.answer.partition(EVIDENCE_END)
+    grounding, *texts = sample.answer.split(EVIDENCE_END)
     spans, where = len(sample.spans), f"{sample.video}, {sample.question!r}"
-    if spans and not end:
-        raise InputError(f"{where}: the answer has spans but no {EVIDENCE_END}")
-    for part, name in ((grounding, "before"), (text, "after")):
-        found = part.count(EVIDENCE) if end else 0
-        if found != spans:
+    if not texts and not spans and EVIDENCE not in grounding:
+        return
+    if len(texts) != 1:
+        raise InputError(f"{where}: the answer has {len(texts)} {EVIDENCE_END}, not one")
+    for part, name in ((grounding, "before"), (texts[0], "after")):
+        if (found := part.count(EVIDENCE)) != spans:
             raise InputError(
                 f"{where}: {found} {EVIDENCE} {name} {EVIDENCE_END}, but {spans} spans; "
                 "an answer mentions each span once before and once after"
@@ -137,7 +138,7 @@ def render(answer: str, spans: Float64[np.ndarray, "e 2"]) -> str:
     grounding, end, text = answer.partition(EVIDENCE_END)
     parts = (text if end else grounding).split(EVIDENCE)
     skip = grounding.count(EVIDENCE) if end else 0
-    times = [f"{start:.1f}s - {stop:.1f}s" for start, stop in spans[skip:]]
+    times = [f"{start:.1f} s to {stop:.1f} s" for start, stop in spans[skip:]]
     times += ["?"] * (len(parts) - 1 - len(times))
     words = [parts[0]] + [time + part for time, part in zip(times, parts[1:], strict=False)]
     return "".join(words).strip()

@@ -1,0 +1,174 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from tgvlm_jax.data import pretext
+from tgvlm_jax.data.chat import TEMPLATES, Chat, check_answer, load_chat, render
+from tgvlm_jax.schema import ANOMALY_KINDS, Experiment
+from tgvlm_jax.types import InputError, Sample
+
+# Byte-level BPE must bring back whatever a person types.
+TYPED = (
+    "Wann öffnet der Mann die Tür?",
+    "男人什么时候打开门？",
+    "Quand 🐇 saute-t-il\u00a0?",
+    "two\nlines\tand  spaces ",
+    "naïve café, not nai\u0308ve cafe\u0301",
+)
+
+
+@pytest.fixture
+def chat():
+    return load_chat("tiny", "phi3")
+
+
+def sample(question="When does the video stutter?", answer="", spans=(), frames=6):
+    return Sample(
+        frames=np.zeros((frames, 2, 2, 3), np.uint8),
+        seconds=np.arange(frames) / 2,
+        duration=frames / 2,
+        question=question,
+        answer=answer,
+        spans=np.asarray(spans, np.float64).reshape(-1, 2),
+        video="film",
+        kind="stutter",
+    )
+
+
+ONE = ((0.5, 1.5),)
+TWO = ((0.5, 1.0), (1.5, 2.5))
+
+
+@pytest.mark.parametrize("text", [*pretext.sentences(), *TYPED])
+def test_what_is_encoded_comes_back(chat, text):
+    spans = ONE if "<evi>" in text else ()
+    encoded = chat.encode(sample(answer=text, spans=spans))
+    assert chat.decode(encoded.response.tolist()) == text
+    asked = chat.encode(sample(question=text))
+    assert text in chat.decode([*asked.prompt[asked.prompt != chat.end_id].tolist()])
+
+
+def test_the_tiny_world_fits_the_defaults(chat):
+    """Every answer can be generated in full, and the embedding has a row for every token."""
+    experiment = Experiment()
+    answers = [pretext.answer(kind) for kind in ANOMALY_KINDS]
+    encoded = [chat.encode(sample(answer=answer, spans=ONE)) for answer in answers]
+    assert max(len(one.response) for one in encoded) <= experiment.evaluation.max_tokens
+    assert chat.vocab_size <= experiment.model.decoder.vocab_size
+
+
+def test_frames_stand_between_the_turn_and_the_question(chat):
+    encoded = chat.encode(sample(question="Why?", frames=6))
+    is_frame = encoded.prompt == chat.frame_id
+    assert is_frame.sum() == 6
+    first = int(np.argmax(is_frame))
+    np.testing.assert_array_equal(np.flatnonzero(is_frame), first + np.arange(6))
+    np.testing.assert_array_equal(encoded.frame_index[is_frame], np.arange(6))
+    assert np.all(encoded.frame_index[~is_frame] == -1)
+    said = chat.tokenizer.decode(encoded.prompt.tolist(), skip_special_tokens=False)
+    # The turn markers swallow the white space to their right, as Phi-3's do.
+    assert said == (
+        "<|system|>You are a helpful AI assistant.<|end|><|user|>"
+        + "<frame>" * 6
+        + "\nWhy?<|end|><|assistant|>"
+    )
+    assert encoded.response.size == encoded.evidence.size == 0
+
+
+def test_only_the_answer_and_its_end_are_learned(chat):
+    answer = "<evi><evi></evi> First <evi>, then <evi>."
+    silent = chat.encode(sample(spans=TWO))
+    spoken = chat.encode(sample(answer=answer, spans=TWO))
+    np.testing.assert_array_equal(spoken.prompt, silent.prompt)
+    assert chat.decode(spoken.response.tolist()) == answer
+    assert spoken.response[-1] == chat.end_id
+    assert (spoken.response == chat.end_id).sum() == 1
+    assert spoken.evidence.tolist()[:2] == [0, 1]
+    assert spoken.evidence.size == 4
+    assert np.all(spoken.response[spoken.evidence] == chat.evidence_id)
+
+
+def test_decoding_stops_at_the_end(chat):
+    ids = chat.encode(sample(answer="yes")).response.tolist()
+    assert chat.decode([*ids, *ids]) == "yes"
+    assert chat.decode(ids[:-1]) == "yes"
+    assert chat.decode([]) == ""
+
+
+GOOD = [
+    ("", ONE),
+    ("no evidence at all", ()),
+    ("<evi></evi> at <evi>", ONE),
+    ("<evi><evi></evi> <evi> and <evi>", TWO),
+    ("</evi> nothing happens", ()),
+]
+BAD = {
+    "spans without evidence": ("at 3 seconds", ONE, "has 0 </evi>, not one"),
+    "evidence without spans": ("at <evi>", (), "has 0 </evi>, not one"),
+    "no end": ("<evi> at <evi>", ONE, "has 0 </evi>, not one"),
+    "two ends": ("<evi></evi></evi> at <evi>", ONE, "has 2 </evi>, not one"),
+    "too few before": ("<evi></evi> <evi> <evi>", TWO, "1 <evi> before </evi>, but 2 spans"),
+    "too many before": ("<evi><evi></evi> <evi>", ONE, "2 <evi> before </evi>, but 1 spans"),
+    "none after": ("<evi></evi> then", ONE, "0 <evi> after </evi>, but 1 spans"),
+    "too many after": ("<evi></evi> <evi> <evi>", ONE, "2 <evi> after </evi>, but 1 spans"),
+    "no span": ("<evi></evi> at <evi>", (), "1 <evi> before </evi>, but 0 spans"),
+}
+
+
+@pytest.mark.parametrize(("answer", "spans"), GOOD)
+def test_good_answers(chat, answer, spans):
+    encoded = chat.encode(sample(answer=answer, spans=spans))
+    assert len(encoded.evidence) == answer.count("<evi>")
+
+
+@pytest.mark.parametrize(("answer", "spans", "cause"), BAD.values(), ids=BAD)
+def test_bad_answers_are_one_clear_line(chat, answer, spans, cause):
+    bad = sample(answer=answer, spans=spans)
+    for check in (check_answer, chat.encode):
+        with pytest.raises(InputError) as caught:
+            check(bad)
+        message = str(caught.value)
+        assert cause in message
+        assert message.startswith("film, 'When does the video stutter?'")
+        assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("<evi></evi> From <evi> it rains.", "From 3.0 s to 4.2 s it rains."),
+        ("<evi><evi></evi> <evi>, <evi>.", "5.0 s to 6.0 s, 7.5 s to 8.0 s."),
+        ("It rains <evi>", "It rains 1.0 s to 2.0 s"),
+        ("nothing", "nothing"),
+        ("<evi></evi> then", "then"),
+        # What a model may say before it is trained: more mentions than it grounded.
+        ("<evi></evi> <evi> <evi> <evi> <evi>", "3.0 s to 4.2 s 5.0 s to 6.0 s 7.5 s to 8.0 s ?"),
+        ("", ""),
+    ],
+)
+def test_spoken_mentions_become_seconds(answer, expected):
+    spans = np.array([[1.0, 2.0], [3.0, 4.25], [5.0, 6.0], [7.5, 8.0]])
+    assert render(answer, spans) == expected
+
+
+def test_tokenizers_that_do_not_fit(tmp_path, chat):
+    with pytest.raises(InputError, match=r"data\.template='phi4'.*phi3"):
+        load_chat("tiny", "phi4")
+    with pytest.raises(InputError, match=r"tokenizer\.json is not there"):
+        load_chat(str(tmp_path), "phi3")
+    path = tmp_path / "tokenizer.json"
+    path.write_text("{}")
+    with pytest.raises(InputError, match="not a tokenizer"):
+        load_chat(str(tmp_path), "phi3")
+    path.write_text(chat.tokenizer.to_str().replace("<frame>", "<frames>"))
+    with pytest.raises(InputError, match="the tokenizer has no '<frame>'"):
+        load_chat(str(tmp_path), "phi3")
+
+
+def test_another_end_of_turn(chat):
+    template = dataclasses.replace(TEMPLATES["phi3"], end="<|endoftext|>")
+    other = Chat(Tokenizer.from_str(chat.tokenizer.to_str()), template)
+    response = other.encode(sample(answer="yes")).response
+    assert response[-1] == other.end_id == other.pad_id != chat.end_id
