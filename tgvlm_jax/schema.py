@@ -86,6 +86,8 @@ class DecoderConfig:
     By these numbers it is Phi-3, Llama / SmolLM2, Qwen2.5 (biases) or Qwen3 (normed queries, keys).
 
     Attributes:
+        fused: queries, keys and values are one projection, gate and up another (Phi-3); it
+            computes the same, and decides what a LoRA adapter shares.
         qkv_bias: biases on queries, keys and values. qk_norm: RMSNorm of every query and key head.
         sliding_window: how many positions back a token sees, itself included; 0 sees all.
         tie_embeddings: the output head is the embedding table.
@@ -100,6 +102,7 @@ class DecoderConfig:
     hidden: int = 384
     norm_eps: float = 1e-5
     rope: RopeConfig = RopeConfig()
+    fused: bool = False
     qkv_bias: bool = False
     qk_norm: bool = False
     sliding_window: int = 0

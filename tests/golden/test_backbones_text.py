@@ -29,7 +29,7 @@ class Reference:
         self.parameter_names = names.get("parameter_names", [])
         config = ModelConfig(decoder=text.from_hf(self.hf), evidence=EvidenceConfig(bank_layer=1))
         self.config = config
-        self.tensors = text.tensors(config.decoder, family=self.hf["model_type"])
+        self.tensors = text.tensors(config.decoder)
         published = load_file(weights or folder / "model.safetensors")
         self.graph, state = nnx.split(Decoder(config, rngs=nnx.Rngs(0)))
         self.flat = nnx.to_flat_state(state)

@@ -57,36 +57,54 @@ class Block(nnx.Module):
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         d, h, k, ff = config.width, config.kv_heads, config.head_size, config.hidden
-        r = config.heads // h
-        heads = ("batch", None, "heads", None)
+        r, eps = config.heads // h, config.norm_eps
+        made = {"rngs": rngs, "dtype": dtype}
+        heads = {"out": ("batch", None, "heads", None), "bias": config.qkv_bias, **made}
+        wide = {"out": ("batch", None, "mlp"), **made}
         # Outputs are scaled down so that the residual stream starts at about unit size.
-        scale = (2 * config.layers) ** -0.5
-        bias = config.qkv_bias
-        kv = {"axes": ("embed", "heads", None), "formula": "btd,dhk->bthk", "out": heads}
-        up = {"axes": ("embed", "mlp"), "formula": "btd,df->btf", "out": ("batch", None, "mlp")}
-        join = {"out": ("batch", None, None), "scale": scale, "rngs": rngs, "dtype": dtype}
-        self.attention_norm = RMSNorm(d, eps=config.norm_eps, dtype=dtype)
-        self.q = Linear(
-            (d, h, r, k),
-            axes=("embed", "heads", None, None),
-            formula="btd,dhrk->bthrk",
-            out=(*heads, None),
-            bias=bias,
-            rngs=rngs,
-            dtype=dtype,
-        )
-        self.k = Linear((d, h, k), **kv, bias=bias, rngs=rngs, dtype=dtype)
-        self.v = Linear((d, h, k), **kv, bias=bias, rngs=rngs, dtype=dtype)
-        norm = config.qk_norm
-        self.q_norm = RMSNorm(k, eps=config.norm_eps, dtype=dtype) if norm else None
-        self.k_norm = RMSNorm(k, eps=config.norm_eps, dtype=dtype) if norm else None
-        self.o = Linear(
-            (h, r, k, d), axes=("heads", None, None, "embed"), formula="bthrk,hrkd->btd", **join
-        )
-        self.mlp_norm = RMSNorm(d, eps=config.norm_eps, dtype=dtype)
-        self.gate = Linear((d, ff), **up, rngs=rngs, dtype=dtype)
-        self.up = Linear((d, ff), **up, rngs=rngs, dtype=dtype)
-        self.down = Linear((ff, d), axes=("mlp", "embed"), formula="btf,fd->btd", **join)
+        narrow = {"out": ("batch", None, None), "scale": (2 * config.layers) ** -0.5, **made}
+
+        self.attention_norm = RMSNorm(d, eps=eps, dtype=dtype)
+        self.mlp_norm = RMSNorm(d, eps=eps, dtype=dtype)
+        self.fused = config.fused
+        if config.fused:
+            several = {**heads, "out": ("batch", None, "heads", None, None)}
+            axes = ("embed", "heads", None, None)
+            self.qkv = Linear((d, h, r + 2, k), axes=axes, formula="btd,dhsk->bthsk", **several)
+            both = {**wide, "out": ("batch", None, None, "mlp")}
+            axes = ("embed", None, "mlp")
+            self.gate_up = Linear((d, 2, ff), axes=axes, formula="btd,dsf->btsf", **both)
+        else:
+            several = {**heads, "out": ("batch", None, "heads", None, None)}
+            axes = ("embed", "heads", None, None)
+            self.q = Linear((d, h, r, k), axes=axes, formula="btd,dhrk->bthrk", **several)
+            axes = ("embed", "heads", None)
+            self.k = Linear((d, h, k), axes=axes, formula="btd,dhk->bthk", **heads)
+            self.v = Linear((d, h, k), axes=axes, formula="btd,dhk->bthk", **heads)
+            self.gate = Linear((d, ff), axes=("embed", "mlp"), formula="btd,df->btf", **wide)
+            self.up = Linear((d, ff), axes=("embed", "mlp"), formula="btd,df->btf", **wide)
+        self.q_norm = RMSNorm(k, eps=eps, dtype=dtype) if config.qk_norm else None
+        self.k_norm = RMSNorm(k, eps=eps, dtype=dtype) if config.qk_norm else None
+        axes = ("heads", None, None, "embed")
+        self.o = Linear((h, r, k, d), axes=axes, formula="bthrk,hrkd->btd", **narrow)
+        self.down = Linear((ff, d), axes=("mlp", "embed"), formula="btf,fd->btd", **narrow)
+
+    def _project(self, y: Float[Array, "b t d"]) -> tuple[Float[Array, "b t h r k"], KeyValues]:
+        """Queries, keys and values of normalised input, not yet rotated."""
+        if self.fused:
+            qkv = self.qkv(y)
+            q, k, v = qkv[..., :-2, :], qkv[..., -2, :], qkv[..., -1, :]
+        else:
+            q, k, v = self.q(y), self.k(y), self.v(y)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return q, KeyValues(k=k, v=v)
+
+    def _mlp(self, y: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        if self.fused:
+            both = self.gate_up(y)
+            return self.down(jax.nn.silu(both[:, :, 0]) * both[:, :, 1])
+        return self.down(jax.nn.silu(self.gate(y)) * self.up(y))
 
     def __call__(
         self,
@@ -103,17 +121,13 @@ class Block(nnx.Module):
         With a `cache`, the own keys are written at `index` of it and all of it is attended to.
         `masks` has one entry a stretch, the own one last.
         """
-        y = self.attention_norm(x)
-        q, k = self.q(y), self.k(y)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, own = rotate(q, turn), KeyValues(k=rotate(k, turn), v=self.v(y))
+        q, own = self._project(self.attention_norm(x))
+        q, own = rotate(q, turn), KeyValues(k=rotate(own.k, turn), v=own.v)
         if cache is not None:
             write = jax.lax.dynamic_update_slice_in_dim
             own = jax.tree.map(lambda whole, new: write(whole, new, index, axis=1), cache, own)
         x = x + self.o(attend(q, (*stretches, own), masks))
-        y = self.mlp_norm(x)
-        return x + self.down(jax.nn.silu(self.gate(y)) * self.up(y)), own
+        return x + self._mlp(self.mlp_norm(x)), own
 
 
 class Decoder(nnx.Module):

@@ -148,35 +148,56 @@ def load(
     published = Published(folder)
     shapes = {path: tuple(leaf.shape) for path, leaf in like.items()}
     _check(published, tensors, shapes, ignore)
-    sources = {part.path: (entry, i) for entry in tensors for i, part in enumerate(entry.parts)}
+    sources: dict[str, list[tuple[Tensor, int]]] = {}
+    for entry in tensors:
+        for place, part in enumerate(entry.parts):
+            sources.setdefault(part.path, []).append((entry, place))
     loaded = {}
     for path in tqdm(sorted(like), desc=f"loading {folder.name}", unit="tensor", disable=None):
-        entry, place = sources[path]
-        loaded[path] = _place(published, entry, place, like[path], shapes)
+        loaded[path] = _place(published, sources[path], like[path], shapes)
     return loaded
 
 
-def _place(published: Published, entry: Tensor, place: int, like: Any, shapes: Shapes) -> jax.Array:
+def _place(
+    published: Published, sources: list[tuple[Tensor, int]], like: Any, shapes: Shapes
+) -> jax.Array:
     """One parameter, each device's slice made from the published tensors it needs."""
-    names = numbered(entry, shapes)
     sharding = getattr(like, "sharding", None)
     if not isinstance(sharding, NamedSharding):
         sharding = SingleDeviceSharding(jax.devices()[0])
+    stacked = "{i}" in sources[0][0].name
+    own = like.shape[1:] if stacked else like.shape
+    names = {entry.name: numbered(entry, shapes) for entry, _ in sources}
 
-    def one(name: str) -> np.ndarray:
-        return rows_to_ours(entry, place, published.read(name), shapes=shapes)
+    def layer(number: int, index: tuple[slice, ...]) -> np.ndarray:
+        """One layer's slice; put together first where it has several sources."""
+        found = [
+            (
+                entry.parts[place],
+                rows_to_ours(
+                    entry, place, published.read(names[entry.name][number]), shapes=shapes
+                ),
+            )
+            for entry, place in sources
+        ]
+        if len(found) == 1:
+            return found[0][1][index]
+        whole = np.empty(own, like.dtype)
+        for part, rows in found:
+            whole[part.cut(own)] = rows
+        return whole[index]
 
-    def piece(index: tuple[slice, ...]) -> np.ndarray:
-        if "{i}" not in entry.name:
-            return np.ascontiguousarray(one(names[0])[index], like.dtype)
-        layers = range(*index[0].indices(len(names)))
+    def device_slice(index: tuple[slice, ...]) -> np.ndarray:
+        if not stacked:
+            return np.ascontiguousarray(layer(0, index), like.dtype)
+        layers = range(*index[0].indices(like.shape[0]))
         sizes = [len(range(*s.indices(n))) for s, n in zip(index, like.shape, strict=True)]
         out = np.empty(sizes, like.dtype)
-        for row, layer in enumerate(layers):
-            out[row] = one(names[layer])[index[1:]]
+        for row, number in enumerate(layers):
+            out[row] = layer(number, index[1:])
         return out
 
-    return jax.make_array_from_callback(tuple(like.shape), sharding, piece)
+    return jax.make_array_from_callback(tuple(like.shape), sharding, device_slice)
 
 
 def _check(

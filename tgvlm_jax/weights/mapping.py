@@ -17,20 +17,34 @@ from einops import rearrange
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """Rows of a published tensor and the parameter they become.
+    """Rows of a published tensor and the parameter (or the piece of one) they become.
 
     Attributes:
         path: dotted path of our parameter.
         pattern: einops, theirs -> ours (ours without the stacked layer axis).
+        piece: (axis, start, stop) where the rows are only that stretch of ours.
     """
 
     path: str
     pattern: str
+    piece: tuple[str, int, int] | None = None
+
+    def cut(self, shape: Sequence[int]) -> tuple[slice, ...]:
+        """Where in ours (without the layer axis) the rows belong."""
+        found = [slice(None)] * len(shape)
+        if self.piece:
+            axis, start, stop = self.piece
+            found[self.pattern.split("->")[1].split().index(axis)] = slice(start, stop)
+        return tuple(found)
 
     def sizes(self, shape: Sequence[int]) -> dict[str, int]:
         """Length of each named axis, from the shape of ours (without the layer axis)."""
         ours = self.pattern.split("->")[1].split()
-        return dict(zip(ours, shape, strict=True))
+        sizes = dict(zip(ours, shape, strict=True))
+        if self.piece:
+            axis, start, stop = self.piece
+            sizes[axis] = stop - start
+        return sizes
 
     def theirs(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of the published rows, from the shape of ours (without the layer axis)."""
@@ -41,10 +55,15 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tensor:
-    """A published tensor: its name (`{i}` where layers are numbered) and its parts, in order."""
+    """A published tensor: its name (`{i}` where layers are numbered) and its parts, in order.
+
+    Attributes:
+        step: only every `step`-th layer of theirs has it: `{i}` is 0, step, 2 step, ...
+    """
 
     name: str
     parts: tuple[Part, ...]
+    step: int = 1
 
 
 def tensor(name: str, path: str, pattern: str) -> Tensor:
@@ -62,15 +81,16 @@ def to_ours(
 
     Meant for small models and tests: everything is in host memory at once.
     """
-    ours: dict[str, list[np.ndarray]] = {}
+    ours: dict[str, np.ndarray] = {}
     for entry in tensors:
-        for name in numbered(entry, shapes):
+        for number, name in enumerate(numbered(entry, shapes)):
             value = read(name)
             for place, part in enumerate(entry.parts):
-                one = rows_to_ours(entry, place, value, shapes=shapes)
-                ours.setdefault(part.path, []).append(one)
-    stacked = {part.path for entry in tensors if "{i}" in entry.name for part in entry.parts}
-    return {path: np.stack(v) if path in stacked else v[0] for path, v in ours.items()}
+                fill = ours.setdefault(part.path, np.empty(shapes[part.path], value.dtype))
+                fill = fill[number] if "{i}" in entry.name else fill
+                where = part.cut(fill.shape)
+                fill[where] = rows_to_ours(entry, place, value, shapes=shapes)
+    return ours
 
 
 def to_theirs(tensors: Sequence[Tensor], params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -82,8 +102,9 @@ def to_theirs(tensors: Sequence[Tensor], params: Mapping[str, np.ndarray]) -> di
             rows = []
             for part in entry.parts:
                 value = params[part.path][number] if "{i}" in entry.name else params[part.path]
+                value = np.asarray(value)[part.cut(value.shape)]
                 left, right = part.pattern.split("->")
-                rows.append(rearrange(np.asarray(value), f"{right} -> {left}"))
+                rows.append(rearrange(value, f"{right} -> {left}"))
             theirs[name] = rows[0] if len(rows) == 1 else np.concatenate(rows)
     return theirs
 
@@ -92,7 +113,8 @@ def numbered(entry: Tensor, shapes: Shapes) -> list[str]:
     """The names an entry stands for: one, or one for each stacked layer."""
     if "{i}" not in entry.name:
         return [entry.name]
-    return [entry.name.format(i=i) for i in range(shapes[entry.parts[0].path][0])]
+    count = shapes[entry.parts[0].path][0]
+    return [entry.name.format(i=i * entry.step) for i in range(count)]
 
 
 def rows_of(entry: Tensor, place: int, shapes: Shapes) -> slice:

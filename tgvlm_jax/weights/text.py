@@ -33,6 +33,7 @@ def from_hf(config: Mapping[str, Any]) -> DecoderConfig:
         hidden=config["intermediate_size"],
         norm_eps=config["rms_norm_eps"],
         rope=_rope(config),
+        fused=family == "phi3",
         qkv_bias=family.startswith("qwen2"),
         qk_norm=family.startswith("qwen3"),
         # Qwen2.5 carries a window that it does not use.
@@ -63,13 +64,11 @@ def _rope(config: Mapping[str, Any]) -> RopeConfig:
     )
 
 
-def tensors(
-    config: DecoderConfig, *, family: str, prefix: str = "model.", ours: str = ""
-) -> list[Tensor]:
+def tensors(config: DecoderConfig, *, prefix: str = "model.", ours: str = "") -> list[Tensor]:
     """Every published tensor of a decoder.
 
     Args:
-        config: the decoder. family: "phi3" fuses qkv and gate_up; all others do not.
+        config: the decoder.
         prefix: what stands before `embed_tokens` and `layers`. ours: before our paths.
     """
     layer = f"{prefix}layers.{{i}}."
@@ -83,21 +82,14 @@ def tensors(
         tensor(f"{layer}mlp.down_proj.weight", f"{block}down.weight", "d f -> f d"),
         tensor(f"{prefix}norm.weight", f"{ours}norm.scale", "d -> d"),
     ]
-    qkv = [("q", q), ("k", kv), ("v", kv)]
-    mlp = [("gate", "f d -> d f"), ("up", "f d -> d f")]
-    if family == "phi3":
-        found += [
-            _fused(f"{layer}self_attn.qkv_proj.weight", block, qkv),
-            _fused(f"{layer}mlp.gate_up_proj.weight", block, mlp),
-        ]
+    if config.fused:
+        found += _fused(config, layer, block)
     else:
+        names = [("self_attn.q", "q", q), ("self_attn.k", "k", kv), ("self_attn.v", "v", kv)]
+        names += [("mlp.gate", "gate", "f d -> d f"), ("mlp.up", "up", "f d -> d f")]
         found += [
-            tensor(f"{layer}self_attn.{name}_proj.weight", f"{block}{name}.weight", pattern)
-            for name, pattern in qkv
-        ]
-        found += [
-            tensor(f"{layer}mlp.{name}_proj.weight", f"{block}{name}.weight", pattern)
-            for name, pattern in mlp
+            tensor(f"{layer}{name}_proj.weight", f"{block}{own}.weight", pattern)
+            for name, own, pattern in names
         ]
     if config.qkv_bias:
         for name, pattern in (
@@ -118,8 +110,18 @@ def tensors(
     return found
 
 
-def _fused(name: str, block: str, parts: list[tuple[str, str]]) -> Tensor:
-    return Tensor(
-        name=name,
-        parts=tuple(Part(path=f"{block}{one}.weight", pattern=pattern) for one, pattern in parts),
-    )
+def _fused(config: DecoderConfig, layer: str, block: str) -> list[Tensor]:
+    """Phi-3's two fused projections; ours keep what is fused as an axis `s` of its own."""
+    r = config.heads // config.kv_heads
+    qkv = [
+        Part(path=f"{block}qkv.weight", pattern="(h s k) d -> d h s k", piece=("s", start, stop))
+        for start, stop in ((0, r), (r, r + 1), (r + 1, r + 2))
+    ]
+    mlp = [
+        Part(path=f"{block}gate_up.weight", pattern="(s f) d -> d s f", piece=("s", i, i + 1))
+        for i in (0, 1)
+    ]
+    return [
+        Tensor(name=f"{layer}self_attn.qkv_proj.weight", parts=tuple(qkv)),
+        Tensor(name=f"{layer}mlp.gate_up_proj.weight", parts=tuple(mlp)),
+    ]
