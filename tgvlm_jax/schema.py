@@ -123,10 +123,23 @@ class EvidenceConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters on every linear map whose dotted path matches `pattern`.
+
+    The map's result gains (x A) B * alpha / rank; A is random, B starts at zero.
+    """
+
+    pattern: str
+    rank: int = 16
+    alpha: float = 32.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A video-language model: tower -> projector -> decoder with evidence heads.
 
     Attributes:
+        lora: adapters, the first pattern that matches a linear map counts.
         dtype: type of activations; parameters are kept in `param_dtype`.
         remat: what a decoder layer keeps for its backward pass: "none" recomputes nothing,
             "full" everything, "dots" keeps matrix products.
@@ -137,6 +150,7 @@ class ModelConfig:
     tower: TowerConfig = TowerConfig()
     decoder: DecoderConfig = DecoderConfig()
     evidence: EvidenceConfig = EvidenceConfig()
+    lora: tuple[LoraConfig, ...] = ()
     dtype: Literal["float32", "bfloat16"] = "float32"
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "dots", "full"] = "none"

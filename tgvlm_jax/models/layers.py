@@ -1,5 +1,6 @@
 """Linear maps, norms and embeddings, each weight declared once: shape, init, logical axes."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
@@ -17,7 +18,8 @@ class Linear(nnx.Module):
     """y = x W (+ b) over one or several axes; W has shape (*inputs, *outputs), as einsum reads it.
 
     The weight keeps heads as axes of their own (d h r k), so that no sharded axis is ever
-    reshaped. `formula` is the einsum of x with W, `out` the logical axes of the result.
+    reshaped. `formula` is the einsum of x with W, `out` the logical axes of the result. A low-rank
+    adapter may be hung beside the weight (`tgvlm_jax.models.lora`): y += (x A) B * adapter_scale.
     """
 
     def __init__(
@@ -33,7 +35,7 @@ class Linear(nnx.Module):
         dtype: jnp.dtype,
     ):
         """`scale` multiplies the usual 1/sqrt(fan-in) of the truncated normal init."""
-        self.formula, self.out = formula, tuple(out)
+        self.formula, self.axes, self.out = formula, tuple(axes), tuple(out)
         left, result = formula.split("->")
         x_axes, w_axes = left.split(",")
         fan_in = math.prod(n for n, a in zip(shape, w_axes, strict=True) if a in x_axes)
@@ -46,11 +48,54 @@ class Linear(nnx.Module):
         follow = [None if axes[i] == "embed" else axes[i] for i in outputs]
         zeros = None if zeros is None else mesh.shard(zeros, *follow)
         self.bias = None if zeros is None else nnx.Param(zeros)
+        self.lora_a: nnx.LoRAParam | None = nnx.data(None)
+        self.lora_b: nnx.LoRAParam | None = nnx.data(None)
+        self.adapter_scale = 0.0
+
+    @property
+    def letters(self) -> "Letters":
+        """The axes of x and W by what becomes of them."""
+        left, result = self.formula.split("->")
+        x_axes, w_axes = left.split(",")
+        return Letters(
+            x=x_axes,
+            result=result,
+            inputs="".join(a for a in w_axes if a not in result),
+            outputs="".join(a for a in w_axes if a in result),
+            kept="".join(a for a in x_axes if a in result),
+        )
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Computes in the dtype of `x`."""
         y = mesh.einsum(self.formula, x, self.weight[...].astype(x.dtype), out=self.out)
+        if self.lora_a is not None and self.lora_b is not None:
+            change = self._adapter(x, self.lora_a[...], self.lora_b[...])
+            y = y + change * jnp.asarray(self.adapter_scale, y.dtype)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+
+    def _adapter(
+        self, x: Float[Array, "..."], a: Float[Array, "..."], b: Float[Array, "..."]
+    ) -> Float[Array, "..."]:
+        by, names = self.letters, dict(zip(self.formula.split("->")[1], self.out, strict=True))
+        low = [*(names[axis] for axis in by.kept), None]
+        z = mesh.einsum(f"{by.x},{by.inputs}z->{by.kept}z", x, a.astype(x.dtype), out=low)
+        return mesh.einsum(
+            f"{by.kept}z,z{by.outputs}->{by.result}", z, b.astype(x.dtype), out=self.out
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Letters:
+    """Axes of a Linear's einsum: of x, of the result, and W's inputs and outputs.
+
+    `kept` are the axes of x that W does not touch.
+    """
+
+    x: str
+    result: str
+    inputs: str
+    outputs: str
+    kept: str
 
 
 class RMSNorm(nnx.Module):

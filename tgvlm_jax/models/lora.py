@@ -1,0 +1,96 @@
+"""Low-rank adapters by a table of patterns; the reference policy is the model without them.
+
+Adapters are two more parameters of a `Linear`, `lora_a` (*inputs, rank) and `lora_b`
+(rank, *outputs), laid out as the weight they stand beside. Taking them out of the flat parameter
+dictionary (`without`) gives the base model; `merged` folds them into its weights.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tgvlm_jax import mesh
+from tgvlm_jax.models.layers import Linear
+from tgvlm_jax.schema import LoraConfig
+from tgvlm_jax.types import InputError
+
+_ADAPTER = re.compile(r"\.lora_[ab]$")
+
+
+def attach(model: nnx.Module, table: Sequence[LoraConfig], *, rngs: nnx.Rngs) -> None:
+    """Hangs adapters beside the weights that the table names.
+
+    Raises:
+        InputError: a pattern matches no linear map.
+    """
+    used = set()
+    for path, module in nnx.iter_modules(model):
+        name = ".".join(map(str, path))
+        found = next((rule for rule in table if re.search(rule.pattern, name)), None)
+        if isinstance(module, Linear) and found is not None:
+            used.add(found)
+            _attach_one(module, found, rngs)
+    for rule in table:
+        if rule not in used:
+            raise InputError(f"model.lora: {rule.pattern!r} matches no linear map of this model")
+
+
+def _attach_one(module: Linear, rule: LoraConfig, rngs: nnx.Rngs) -> None:
+    letters, weight = module.letters, module.weight[...]
+    order = module.formula.split("->")[0].split(",")[1]
+    stacked = weight.ndim - len(order)
+    sizes = dict(zip(order, weight.shape[stacked:], strict=True))
+    names = dict(zip(order, module.axes, strict=True))
+    layers, free = weight.shape[:stacked], (None,) * stacked
+    inputs = [sizes[axis] for axis in letters.inputs]
+    bound = float(jnp.prod(jnp.asarray(inputs))) ** -0.5  # Kaiming uniform with a = sqrt(5)
+    shape = (*layers, *inputs, rule.rank)
+    a = jax.random.uniform(rngs.params(), shape, weight.dtype, -bound, bound)
+    b = jnp.zeros((*layers, rule.rank, *(sizes[axis] for axis in letters.outputs)), weight.dtype)
+    module.lora_a = nnx.LoRAParam(
+        mesh.shard(a, *free, *(names[axis] for axis in letters.inputs), None)
+    )
+    module.lora_b = nnx.LoRAParam(
+        mesh.shard(b, *free, None, *(names[axis] for axis in letters.outputs))
+    )
+    module.adapter_scale = rule.alpha / rule.rank
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a dotted path is that of an adapter."""
+    return bool(_ADAPTER.search(name))
+
+
+def without(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of the base model: what a config with an empty table has."""
+    return {name: value for name, value in params.items() if not is_adapter(name)}
+
+
+def merged(model: nnx.Module, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Base parameters with the adapters folded in: W + scale * A B, summed in float32.
+
+    `model` is one with the adapters attached (an abstract one will do); `params` are its own.
+    """
+    result = without(params)
+    for path, module in nnx.iter_modules(model):
+        name = ".".join(map(str, path))
+        if not isinstance(module, Linear) or module.lora_a is None:
+            continue
+        letters = module.letters
+        order = module.formula.split("->")[0].split(",")[1]
+        a, b = (params[f"{name}.lora_{one}"].astype(jnp.float32) for one in "ab")
+        weight = params[f"{name}.weight"]
+        formula = f"...{letters.inputs}Z,...Z{letters.outputs}->...{order}"
+        change = jnp.einsum(formula, a, b, out_sharding=_layout(weight))
+        total = weight.astype(jnp.float32) + module.adapter_scale * change
+        result[f"{name}.weight"] = total.astype(weight.dtype)
+    return result
+
+
+def _layout(weight: Any) -> Any:
+    """The weight's own layout, where a mesh is set."""
+    return jax.typeof(weight).sharding.spec if mesh.active() else None
