@@ -4,6 +4,7 @@ Files are read by position and never mapped into memory, one of our parameters a
 only what a device holds: host memory stays near the largest single parameter, not the model.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -41,6 +42,18 @@ _DTYPES = {
 }
 _SHARD_BYTES = 4 * 2**30
 _INDEX = "model.safetensors.index.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FileNames:
+    """What a folder calls its config and its one weight file."""
+
+    config: str
+    weights: str
+
+
+MODEL_FILES = FileNames(config="config.json", weights="model.safetensors")
+ADAPTER_FILES = FileNames(config="adapter_config.json", weights="adapter_model.safetensors")
 
 
 class Published:
@@ -230,6 +243,7 @@ def save(
     *,
     config: Mapping[str, Any],
     beside: Sequence[Path] = (),
+    names: FileNames = MODEL_FILES,
     shard_bytes: int = _SHARD_BYTES,
 ) -> None:
     """Writes a folder that `transformers` loads with `from_pretrained`; it appears whole or not.
@@ -237,6 +251,7 @@ def save(
     Args:
         folder: must not exist. tensors: the map. params: ours.
         config: for config.json. beside: further files, such as the tokenizer's.
+        names: of the files; PEFT has its own.
 
     Raises:
         InputError: the folder exists or cannot be written.
@@ -247,8 +262,8 @@ def save(
     try:
         with files.disk_errors(folder):
             scratch.mkdir(parents=True)
-            _write_shards(scratch, tensors, params, shard_bytes)
-            (scratch / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+            _write_shards(scratch, tensors, params, shard_bytes, names.weights)
+            (scratch / names.config).write_text(json.dumps(config, indent=2) + "\n")
             for path in beside:
                 shutil.copy(path, scratch / path.name)
             os.replace(scratch, folder)
@@ -257,7 +272,11 @@ def save(
 
 
 def _write_shards(
-    folder: Path, tensors: Sequence[Tensor], params: Mapping[str, jax.Array], shard_bytes: int
+    folder: Path,
+    tensors: Sequence[Tensor],
+    params: Mapping[str, jax.Array],
+    shard_bytes: int,
+    single: str,
 ) -> None:
     weight_map: dict[str, int] = {}
     shard: dict[str, np.ndarray] = {}
@@ -277,7 +296,7 @@ def _write_shards(
         size, total = size + value.nbytes, total + value.nbytes
     close()
     if number == 1:
-        os.replace(folder / "part-1", folder / "model.safetensors")
+        os.replace(folder / "part-1", folder / single)
         return
     final = {i: f"model-{i:05d}-of-{number:05d}.safetensors" for i in range(1, number + 1)}
     for i, name in final.items():
