@@ -20,7 +20,13 @@ from tgvlm_jax.types import Batch, InputError, Sample
 
 SIZE = (12, 18)
 CONFIG = DataConfig(
-    batch_size=4, frames=(6, 10), strides=(1, 2), prompt_bucket=8, response_bucket=4, prefetch=3
+    fps=12.5,
+    batch_size=4,
+    frames=(6, 10),
+    strides=(1, 2),
+    prompt_bucket=8,
+    response_bucket=4,
+    prefetch=3,
 )
 STEPS = 12
 

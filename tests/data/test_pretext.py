@@ -16,6 +16,7 @@ SIZE = (24, 36)
 STEP = 0.08  # seconds between stored frames
 SKIPPED = ((2.1, 2.15), (7.0, 7.5))  # the first one falls between two frames
 CONFIG = DataConfig(
+    fps=12.5,
     frames=(8, 14),
     strides=(1, 2, 3),
     train_span=(0.0, 0.6),

@@ -10,13 +10,13 @@ from jaxtyping import Float64, UInt8
 from ml_collections import ConfigDict
 
 from tgvlm_jax.config import freeze
-from tgvlm_jax.data.chat import Chat, load_chat
+from tgvlm_jax.data.chat import Chat, load_chat, render
 from tgvlm_jax.evaluation import temporal
 from tgvlm_jax.evaluation.runner import Answered, HeldOut
 from tgvlm_jax.models.parameters import Params
 from tgvlm_jax.report.timeline import Answer, film_strip
 from tgvlm_jax.schema import Experiment
-from tgvlm_jax.train import checkpoint
+from tgvlm_jax.train import checkpoint, loop
 from tgvlm_jax.types import InputError
 
 
@@ -50,7 +50,8 @@ def open_model(workdir: Path, *, config: ConfigDict | None = None) -> Model:
             hold instead of those of the run.
 
     Raises:
-        InputError: nothing there, it is damaged, or it is of another model than `config`.
+        InputError: nothing there, it is damaged, or `config` is of another model, or asks for
+            a tokenizer that does not fit it.
     """
     if not workdir.is_dir():
         raise InputError(f"{workdir}: no such folder; give the --workdir of a `tgvlm train` run")
@@ -60,6 +61,7 @@ def open_model(workdir: Path, *, config: ConfigDict | None = None) -> Model:
         checkpoint.check_same_model(experiment, wanted, workdir)
         experiment = wanted
     chat = load_chat(experiment.data.tokenizer, experiment.data.template)
+    loop.check(experiment, chat)
     store = checkpoint.Checkpoints(workdir, read_only=True)
     params = store.restore_params(experiment.model, mesh=None)
     store.close()
@@ -80,7 +82,7 @@ def drawn(answered: Answered, *, pixels: UInt8[np.ndarray, "f y x 3"], note: str
 
     return Answer(
         question=sample.question,
-        text=answered.text,
+        text=render(answered.raw, shift(answered.mentions)),
         duration=length,
         seconds=sample.seconds - start,
         probabilities=answered.probabilities,

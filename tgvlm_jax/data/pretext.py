@@ -93,12 +93,19 @@ class AnomalyGrounding:
         """`size` is (height, width) in pixels of the frames given out.
 
         Raises:
-            InputError: no video has room for a clip of some bucket, a bucket is too short to
-                have something wrong in a part of it, or the seed is negative.
+            InputError: the shards have another frame rate than the config says, no video has
+                room for a clip of some bucket, a bucket is too short to have something wrong in
+                a part of it, or the seed is negative.
         """
         self.shards, self.config, self.size, self.seed = shards, config, size, seed
         self.split, self.training = split, split == "train"
         self.span = config.train_span if self.training else config.eval_span
+        fps = shards.manifest.settings.fps
+        if fps != config.fps:
+            raise InputError(
+                f"{shards.directory}: has {fps:g} frames a second, but data.fps={config.fps:g}; "
+                f"set data.fps={fps:g}, or shard again"
+            )
         if min(config.frames) < _LEAST:
             raise InputError(f"data.frames={config.frames}: a clip needs at least {_LEAST} frames")
         if seed < 0:
@@ -119,7 +126,7 @@ class AnomalyGrounding:
                 raise InputError(
                     f"no video has room for a {split} clip of {frames} frames: take fewer "
                     "(data.frames), a wider part (data.train_span, data.eval_span), or shard at "
-                    "a higher fps"
+                    "another fps"
                 )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -175,7 +182,8 @@ class AnomalyGrounding:
             seconds, duration = self._seconds[video], self.shards.video(video).duration
             ends = np.append(seconds[1:], duration)
             low, high = (share * duration for share in self.span)
-            usable = (seconds >= low) & (seconds < high)
+            # Sampled faster than it was filmed, a video repeats frames, which last for no time.
+            usable = (seconds >= low) & (seconds < high) & (ends > seconds)
             for skip_start, skip_end in self.config.skip_seconds:
                 usable &= (ends <= skip_start) | (seconds >= skip_end)
             # A window is usable when no frame between its ends is not.

@@ -29,14 +29,16 @@ class Answered:
 
     Attributes:
         raw: the generated text, `<evi>` and `</evi>` kept. text: what a person reads.
-        spans: seconds of each mention in the spoken part; of the grounding part where it has none.
-        probabilities: of every frame, for each of these mentions.
+        mentions: seconds of every `<evi>`, of the grounding part too.
+        spans: those of the spoken part; of the grounding part where it has none.
+        probabilities: of every frame, for each of `spans`.
         iou: overlap with the truth; 0 where the model gave no interval, None without a truth.
     """
 
     sample: Sample
     raw: str
     text: str
+    mentions: Float64[np.ndarray, "m 2"]
     spans: Float64[np.ndarray, "e 2"]
     probabilities: Float[np.ndarray, "e f"]
     iou: float | None
@@ -101,6 +103,7 @@ def _read(sample: Sample, found: Generation, row: int, chat: Chat) -> Answered:
         sample=sample,
         raw=raw,
         text=render(raw, seconds),
+        mentions=seconds,
         spans=seconds[chosen],
         probabilities=found.probabilities[row, spoken, : len(sample.seconds)],
         iou=iou,

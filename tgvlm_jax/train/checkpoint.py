@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from tgvlm_jax import files
 from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.config import freeze
 from tgvlm_jax.models import parameters
@@ -48,9 +49,7 @@ def save_experiment(workdir: Path, experiment: Experiment) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         if path.exists():
             _same(load_experiment(workdir), experiment, workdir)
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps(dataclasses.asdict(experiment), indent=1))
-        os.replace(scratch, path)
+    files.write_text(path, json.dumps(dataclasses.asdict(experiment), indent=1))
 
 
 def load_experiment(workdir: Path) -> Experiment:
@@ -61,17 +60,20 @@ def load_experiment(workdir: Path) -> Experiment:
     """
     path = workdir / "experiment.json"
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it holds no settings")
+        return freeze(ConfigDict(values), Experiment)
     except FileNotFoundError:
         raise InputError(
             f"{workdir}: no checkpoint of ours there (no experiment.json); give the --workdir of "
             "a `tgvlm train` run"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    from ml_collections import ConfigDict
-
-    return freeze(ConfigDict(values), Experiment)
+    except (ValueError, OSError) as error:  # an InputError of `freeze` is a ValueError
+        raise InputError(
+            f"{path}: damaged, or of another version ({_first_line(error)}); put back the one "
+            "that `tgvlm train` wrote, or train in another --workdir"
+        ) from error
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:

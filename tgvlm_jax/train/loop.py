@@ -1,6 +1,7 @@
 """The training run, read top to bottom: check, build, restore, step, log, save."""
 
 import collections
+import contextlib
 import dataclasses
 import signal
 import time
@@ -86,18 +87,17 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
     """
     chat = load_chat(experiment.data.tokenizer, experiment.data.template)
     check(experiment, chat)
-    data = batches(experiment, chat)
-    checkpoint.save_experiment(workdir, experiment)
     mesh = mesh_lib.make(experiment.mesh)
     micro = experiment.data.batch_size // experiment.train.accumulate
     frames = experiment.data.frames
     mesh_lib.check(experiment.model, mesh, batch_size=micro, frames=frames)
-    with mesh_lib.use(mesh):
+    with mesh_lib.use(mesh), contextlib.closing(batches(experiment, chat)) as data:
         blueprint = parameters.blueprint(experiment.model)
         shapes = jax.eval_shape(lambda: parameters.init(experiment.model, jax.random.key(0)))
         tx = optim.build(
             experiment.optim, shapes, matrices=blueprint.matrices, steps=experiment.train.steps
         )
+        checkpoint.save_experiment(workdir, experiment)  # from here on nothing is wrong with it
         store = checkpoint.Checkpoints(workdir, keep=experiment.train.keep)
         current = jax.jit(lambda: state.create(experiment, tx))()
         first = store.latest() or 0
@@ -105,10 +105,7 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
             current, iterator = store.restore(first, current, mesh=mesh)
             data.set_state(iterator)
         step = make_step(blueprint, tx, experiment)
-        try:
-            return _Loop(experiment, workdir, store, mesh, step).run(current, data, first=first)
-        finally:
-            data.close()
+        return _Loop(experiment, workdir, store, mesh, step).run(current, data, first=first)
 
 
 class _Loop:

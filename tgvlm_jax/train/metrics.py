@@ -6,7 +6,6 @@ host wait for the device. Only here are sums divided by their weights.
 
 import collections
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ import jax.monitoring
 import numpy as np
 from tqdm import tqdm
 
+from tgvlm_jax import files
 from tgvlm_jax.types import InputError
 
 # Dense bf16 peak of one chip in FLOP/s, from the makers' product pages.
@@ -60,10 +60,8 @@ class MetricsWriter:
         if not writes:
             return
         keep = [line for line in read_metrics(path) if line["step"] <= resume_step]
-        scratch = path.with_suffix(".tmp")
+        files.write_text(path, "".join(json.dumps(line) + "\n" for line in keep))
         with _disk(path):
-            scratch.write_text("".join(json.dumps(line) + "\n" for line in keep))
-            os.replace(scratch, path)
             self._file = path.open("a")
         if sys.stderr.isatty():
             self._bar = tqdm(total=total_steps, initial=resume_step, unit="step", leave=False)
