@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64
 from tqdm import tqdm
 
 from tgvlm_jax import mesh as mesh_lib
-from tgvlm_jax.data.chat import EVIDENCE_END, Chat, render
+from tgvlm_jax.data.chat import EVIDENCE, EVIDENCE_END, Chat, render
 from tgvlm_jax.data.pipeline import collate
 from tgvlm_jax.data.pretext import AnomalyGrounding
 from tgvlm_jax.data.shards import open_shards
@@ -95,7 +95,7 @@ def _read(sample: Sample, found: Generation, row: int, chat: Chat) -> Answered:
     places = np.flatnonzero(np.asarray(tokens) == chat.evidence_id)
     frames = found.spans[row, places].astype(np.int64)
     seconds = span_lib.frames_to_seconds(frames, sample.seconds, duration=sample.duration)
-    spoken = places[len(places) - _mentions(raw, chat) :] if len(places) else places
+    spoken = places[max(0, len(places) - _mentions(raw)) :]
     chosen = np.isin(places, spoken)
     truth = sample.spans
     iou = span_lib.union_iou(seconds[chosen], truth) if len(truth) else None
@@ -110,11 +110,9 @@ def _read(sample: Sample, found: Generation, row: int, chat: Chat) -> Answered:
     )
 
 
-def _mentions(raw: str, chat: Chat) -> int:
+def _mentions(raw: str) -> int:
     """How many `<evi>` count: those after `</evi>`, or all where there are none."""
-    mark = chat.tokenizer.id_to_token(chat.evidence_id)
-    spoken = raw.partition(EVIDENCE_END)[2].count(mark)
-    return spoken or raw.count(mark)
+    return raw.partition(EVIDENCE_END)[2].count(EVIDENCE) or raw.count(EVIDENCE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
