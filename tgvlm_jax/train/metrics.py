@@ -17,7 +17,6 @@ import numpy as np
 from tqdm import tqdm
 
 from tgvlm_jax import files
-from tgvlm_jax.types import InputError
 
 # Dense bf16 peak of one chip in FLOP/s, from the makers' product pages.
 _PEAK_FLOPS = {
@@ -61,7 +60,7 @@ class MetricsWriter:
             return
         keep = [line for line in read_metrics(path) if line["step"] <= resume_step]
         files.write_text(path, "".join(json.dumps(line) + "\n" for line in keep))
-        with _disk(path):
+        with files.disk_errors(path):
             self._file = path.open("a")
         if sys.stderr.isatty():
             self._bar = tqdm(total=total_steps, initial=resume_step, unit="step", leave=False)
@@ -70,7 +69,7 @@ class MetricsWriter:
         """Appends records and shows the last."""
         if not self.writes or not records:
             return
-        with _disk(self.path):
+        with files.disk_errors(self.path):
             self._file.write("".join(json.dumps(record) + "\n" for record in records))
             self._file.flush()
         last = records[-1]
@@ -88,27 +87,11 @@ class MetricsWriter:
         if self._bar is not None:
             self._bar.close()
         if self.writes:
-            self._file.close()
+            with files.disk_errors(self.path):
+                self._file.close()
 
 
 _SHOWN = ("loss", "language", "grounding", "consistency", "input_wait", "frames_per_second", "mfu")
-
-
-class _disk:
-    """Turns a full disk or a read-only folder into one clear line."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, OSError):
-            raise InputError(
-                f"{self.path}: cannot be written ({error.strerror}); free some space or give "
-                "another --workdir, then start again: the run continues from its checkpoint"
-            ) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

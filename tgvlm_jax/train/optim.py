@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import jax
 import optax
@@ -62,7 +63,7 @@ def _lenient(tx: optax.GradientTransformation) -> optax.GradientTransformation:
             return tx.init(params)
 
     def update(updates, state, params=None):
-        run = tx.update
+        run: Any = tx.update
         if mesh.active():
             layout = jax.tree.map(lambda x: jax.typeof(x).sharding, (updates, state))
             run = jax.sharding.auto_axes(run, out_sharding=layout)
