@@ -64,9 +64,6 @@ def test_fresh_deletes_nothing_but_a_demo(demo, tmp_path):
     letters.write_text("dear")
     said = demo("--fresh")
     assert said.status == 2
-    folder = letters.parent
-    assert (
-        said.err
-        == f"tgvlm: error: {folder}: --fresh deletes only an earlier demo, and this is none\n"
-    )
+    about = "--fresh deletes only an earlier demo, and this is none"
+    assert said.err == f"tgvlm: error: {letters.parent}: {about}\n"
     assert letters.read_text() == "dear"

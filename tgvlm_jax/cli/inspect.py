@@ -6,6 +6,7 @@ $ tgvlm inspect --shards runs/shards --verify       # reads every byte, too
 $ tgvlm inspect --checkpoint runs/demo/seed0        # steps, parameters by part, last losses
 """
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -72,9 +73,8 @@ def _checkpoint(folder: Path) -> None:
     from tgvlm_jax.train.metrics import read_metrics
 
     experiment = checkpoint.load_experiment(folder)
-    store = checkpoint.Checkpoints(folder, read_only=True)
-    steps = store.steps()
-    store.close()
+    with contextlib.closing(checkpoint.Checkpoints(folder, read_only=True)) as store:
+        steps = store.steps()
     shapes = parameters.blueprint(experiment.model).shapes
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     total = sum(sizes.values())

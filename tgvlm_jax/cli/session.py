@@ -1,5 +1,6 @@
 """What several verbs share: JAX set up, a trained model opened, answers made ready to draw."""
 
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
@@ -62,9 +63,8 @@ def open_model(workdir: Path, *, config: ConfigDict | None = None) -> Model:
         experiment = wanted
     chat = load_chat(experiment.data.tokenizer, experiment.data.template)
     loop.check(experiment, chat)
-    store = checkpoint.Checkpoints(workdir, read_only=True)
-    params = store.restore_params(experiment.model, mesh=None)
-    store.close()
+    with contextlib.closing(checkpoint.Checkpoints(workdir, read_only=True)) as store:
+        params = store.restore_params(experiment.model, mesh=None)
     return Model(experiment=experiment, chat=chat, params=params)
 
 
