@@ -12,7 +12,7 @@ from tgvlm_jax.schema import Experiment
 
 def get_config(arg: str | None = None):
     """The experiment of `tgvlm demo`."""
-    args = parse_arg(arg, steps=420, frames=32)
+    args = parse_arg(arg, steps=540, frames=32)
     config = to_config_dict(Experiment(name="tiny"))
 
     config.model.unroll = 4

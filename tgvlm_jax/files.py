@@ -37,6 +37,18 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         scratch.write_text(text, encoding="utf-8")
 
 
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Makes a folder, if need be, and tries it: before the work, not after it.
+
+    Raises:
+        InputError: it cannot be made, or nothing can be written into it.
+    """
+    with disk_errors(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+
+
 @contextlib.contextmanager
 def disk_errors(where: str | os.PathLike[str]) -> Iterator[None]:
     """Turns what the disk objects to into one line that names the place."""

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, Num
+from jaxtyping import Array, Int, Num, Shaped
 
 from tgvlm_jax.schema import MeshConfig, ModelConfig
 from tgvlm_jax.types import InputError
@@ -79,8 +79,10 @@ def check(
         ("data.batch_size / train.accumulate", batch_size, "dcn x fsdp", data),
         ("model.decoder.width", model.decoder.width, "fsdp", sizes["fsdp"]),
         ("model.tower.width", model.tower.width, "fsdp", sizes["fsdp"]),
+        ("model.tower.hidden", model.tower.hidden, "fsdp", sizes["fsdp"]),
         ("model.decoder.kv_heads", model.decoder.kv_heads, "tp", sizes["tp"]),
         ("model.decoder.hidden", model.decoder.hidden, "tp", sizes["tp"]),
+        ("model.decoder.width / 2", model.decoder.width // 2, "tp", sizes["tp"]),
         ("model.decoder.vocab_size", model.decoder.vocab_size, "tp", sizes["tp"]),
         *((f"data.frames {count}", count, "tp", sizes["tp"]) for count in frames),
     ]
@@ -110,7 +112,7 @@ def spec(*names: str | None) -> PartitionSpec | None:
     return PartitionSpec(*(None if name is None else RULES[name] for name in names))
 
 
-def shard(x: Num[Array, "..."], *names: str | None) -> Num[Array, "..."]:
+def shard(x: Shaped[Array, "..."], *names: str | None) -> Shaped[Array, "..."]:
     """Lays an array out by logical axes."""
     return jax.sharding.reshard(x, spec(*names)) if active() else x
 
@@ -123,8 +125,8 @@ def einsum(
 
 
 def reshape(
-    x: Num[Array, "..."], shape: Sequence[int], *, out: Sequence[str | None]
-) -> Num[Array, "..."]:
+    x: Shaped[Array, "..."], shape: Sequence[int], *, out: Sequence[str | None]
+) -> Shaped[Array, "..."]:
     """reshape whose result is laid out by `out`; only axes that are not sharded may change."""
     return jax.lax.reshape(x, tuple(shape), out_sharding=spec(*out))
 

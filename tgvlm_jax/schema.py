@@ -6,7 +6,7 @@ result back into an `Experiment`, and everything below the command line sees onl
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from tgvlm_jax.types import InputError
 
@@ -24,6 +24,13 @@ ANOMALY_KINDS = (
     "shuffle",
     "stutter",
 )
+
+
+def _positive(group: str, config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if any(one < 1 for one in (value if isinstance(value, tuple) else (value,))):
+            raise InputError(f"{group}.{name}={value}: give at least 1")
 
 
 def _divides(small_name: str, small: int, large_name: str, large: int) -> None:
@@ -218,6 +225,8 @@ class DataConfig:
                 raise InputError(f"kinds: {kind!r} is not one of {', '.join(ANOMALY_KINDS)}")
         if not self.kinds or not self.frames or not self.strides:
             raise InputError("kinds, frames and strides must each name at least one")
+        whole = ("batch_size", "frames", "strides", "max_events", "threads", "prefetch")
+        _positive("data", self, *whole, "prompt_bucket", "response_bucket")
         for name, (start, end) in (("train_span", self.train_span), ("eval_span", self.eval_span)):
             if not 0.0 <= start < end <= 1.0:
                 raise InputError(f"{name}=({start}, {end}) must be fractions 0 <= start < end <= 1")
@@ -302,6 +311,9 @@ class EvalConfig:
     max_tokens: int = 24
     seed: int = 1234
 
+    def __post_init__(self):
+        _positive("evaluation", self, "samples", "batch_size", "max_tokens")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
@@ -334,6 +346,4 @@ class Experiment:
 
     def __post_init__(self):
         _divides("train.accumulate", self.train.accumulate, "data.batch_size", self.data.batch_size)
-        for name in ("steps", "log_every", "checkpoint_every", "keep"):
-            if getattr(self.train, name) < 1:
-                raise InputError(f"train.{name} must be at least 1")
+        _positive("train", self.train, "steps", "log_every", "checkpoint_every", "keep")

@@ -38,7 +38,9 @@ def verb(monkeypatch):
         absl_flags.DEFINE_integer("steps", 7, "how many", flag_values=flag_values, lower_bound=1)
         absl_flags.DEFINE_bool("loud", False, "say more", flag_values=flag_values)
         absl_flags.DEFINE_enum("kind", "a", ["a", "b"], "which", flag_values=flag_values)
-        absl_flags.DEFINE_string("workdir", None, "folder", flag_values=flag_values, required=True)
+        absl_flags.DEFINE_string(
+            "workdir", None, "<DIR>: folder", flag_values=flag_values, required=True
+        )
 
     def run(flags):
         seen.update({name: flags[name].value for name in flags})
@@ -102,7 +104,8 @@ def test_help_of_a_verb(verb, capsys, monkeypatch):
     assert "  --config.KEY=VALUE   " in out
     assert "  QUESTION             what to ask" in out
     assert "  --steps N            how many (default: 7)" in out
-    assert "  --[no]loud           say more (default: false)" in out
+    assert "  --loud               say more\n" in out
+    assert "  --workdir DIR        folder (required)" in out
     assert "  --kind a|b           which (default: a)" in out
     assert max(map(len, out.splitlines())) <= 80
     assert verb.seen == {}

@@ -75,7 +75,7 @@ def _dispatch(words: list[str]) -> int:
         return 0
     verb, *rest = words
     if verb not in VERBS:
-        close = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.6)
         near = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(VERBS)}"
         return _fail(f"unknown verb {verb!r}; {near}")
     for name, value in _QUIET.items():
@@ -87,7 +87,7 @@ def _dispatch(words: list[str]) -> int:
         return _run(verb, rest)
     except BrokenPipeError:
         raise
-    except (InputError, OSError) as error:
+    except (InputError, OSError, FloatingPointError) as error:
         if os.environ.get("TGVLM_TRACEBACK") == "1":
             raise
         return _fail(" ".join(str(error).split()))

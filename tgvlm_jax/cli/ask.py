@@ -4,9 +4,9 @@
     $ tgvlm ask --checkpoint DIR --video film.mp4 --start 60 --end 90 --out answer.html "When ...?"
 
 Writes a page with the film strip, the intervals and the model's belief in every frame. A video
-longer than what the model was trained on is asked about window by window, and the window with the
-surest answer wins. A model knows what it was trained for: the demo's answers to the questions that
-its report shows.
+longer than what the model was trained on is asked about window by window, and the surest answer
+wins. A model knows what it was trained for: the demo's model knows the questions that the demo's
+report shows.
 """
 
 from pathlib import Path
@@ -20,12 +20,18 @@ def flags(flag_values: absl_flags.FlagValues) -> None:
     """Defines the flags of the verb."""
     define_positional(flag_values, "question", about="what to ask, in quotes")
     absl_flags.DEFINE_string(
-        "checkpoint", None, "work directory of a run", flag_values=flag_values, required=True
+        "checkpoint", None, "<DIR>: work folder of a run", flag_values=flag_values, required=True
     )
-    absl_flags.DEFINE_string("video", None, "video file", flag_values=flag_values, required=True)
+    absl_flags.DEFINE_string(
+        "video", None, "<FILE>: any film", flag_values=flag_values, required=True
+    )
     absl_flags.DEFINE_float("start", 0.0, "seconds to begin at", flag_values=flag_values)
-    absl_flags.DEFINE_float("end", None, "seconds to stop at", flag_values=flag_values)
-    absl_flags.DEFINE_string("out", "timeline.html", "page to write", flag_values=flag_values)
+    absl_flags.DEFINE_float(
+        "end", None, "seconds to stop at; the end of the film if none", flag_values=flag_values
+    )
+    absl_flags.DEFINE_string(
+        "out", "timeline.html", "<FILE>: page to write", flag_values=flag_values
+    )
 
 
 def main(flags: absl_flags.FlagValues) -> None:

@@ -1,13 +1,15 @@
 """One question about one video, of any length."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
 
+from tgvlm_jax import files
 from tgvlm_jax.cli import session
 from tgvlm_jax.data import video
-from tgvlm_jax.data.pretext import resize
+from tgvlm_jax.data.augment import resize
 from tgvlm_jax.evaluation.runner import Answered, answer
 from tgvlm_jax.report.timeline import Answer, film_strip, write_timeline
 from tgvlm_jax.schema import Experiment
@@ -40,25 +42,41 @@ def run(
             f"{path} runs from 0 to {info.duration:.1f} s; --start {start:g} --end {stop:g} leaves "
             "nothing of it"
         )
+    files.make_folder(out.parent)
     model = session.open_model(checkpoint)
     fps = _fps(model.experiment, stop - start)
-    frames = video.decode(path, fps=fps, height=_STRIP_HEIGHT, start=start, end=stop)
+    frames = _distinct(video.decode(path, fps=fps, height=_STRIP_HEIGHT, start=start, end=stop))
+    if frames.seconds[0] >= stop:
+        raise InputError(
+            f"{path} shows nothing before {frames.seconds[0]:.2f} s; give an --end after that"
+        )
     windows = _windows(frames, question, path.stem, model.experiment, stop)
     answered = answer(model.params, windows, experiment=model.experiment, chat=model.chat)
     best = max(range(len(answered)), key=lambda i: _sureness(answered[i]))
     drawn = _drawn(
         answered, best, frames, note=f"{path.name} · {checkpoint}", start=start, stop=stop
     )
-    for first, last in answered[best].spans:
-        print(f"{first:8.1f} s - {last:.1f} s")
-    print(answered[best].text or "(the model gave no answer)")
-    if len(windows) > 1:
-        print(
-            f"the surest of {len(windows)} windows of {windows[0].duration - windows[0].seconds[0]:.0f} s"
-        )
+    _say(answered[best], windows)
     write_timeline(out, drawn)
-    print(out)
+    print(f"\nlook:  {out}")
     return drawn
+
+
+def _say(answered: Answered, windows: list[Sample]) -> None:
+    print(answered.text or "(the model said nothing)")
+    for first, last in answered.spans:
+        print(f"  {first:.1f} s - {last:.1f} s")
+    if not len(answered.spans):
+        print("  no interval")
+    if len(windows) > 1:
+        length = windows[0].duration - windows[0].seconds[0]
+        print(f"Asked of {len(windows)} windows of {length:.1f} s; this is the surest answer.")
+
+
+def _distinct(found: VideoFrames) -> VideoFrames:
+    """Without repeats: a slow film is on one frame for several of the times it is sampled at."""
+    fresh = np.append(True, np.diff(found.seconds) > 0)
+    return dataclasses.replace(found, pixels=found.pixels[fresh], seconds=found.seconds[fresh])
 
 
 def _fps(experiment: Experiment, length: float) -> float:

@@ -20,12 +20,14 @@ from tgvlm_jax.cli.flags import define_config
 def flags(flag_values: absl_flags.FlagValues) -> None:
     """Defines the flags of the verb."""
     define_config(flag_values, required=False)
-    absl_flags.DEFINE_string("workdir", "runs/demo", "folder of the run", flag_values=flag_values)
+    absl_flags.DEFINE_string(
+        "workdir", "runs/demo", "<DIR>: for all of it", flag_values=flag_values
+    )
     absl_flags.DEFINE_integer(
-        "seeds", 1, "models to train, seeds 0, 1, ...", flag_values=flag_values, lower_bound=1
+        "seeds", 1, "models to train, with seeds 0, 1, ...", flag_values=flag_values, lower_bound=1
     )
     absl_flags.DEFINE_bool(
-        "fresh", False, "delete an earlier demo in the workdir first", flag_values=flag_values
+        "fresh", False, "delete the earlier demo in the workdir first", flag_values=flag_values
     )
 
 

@@ -18,22 +18,24 @@ def flags(flag_values: absl_flags.FlagValues) -> None:
     """Defines the flags of the verb."""
     define_config(flag_values, required=False)
     absl_flags.DEFINE_string(
-        "checkpoint", None, "work directory of a run", flag_values=flag_values, required=True
+        "checkpoint", None, "<DIR>: work folder of a run", flag_values=flag_values, required=True
     )
     absl_flags.DEFINE_string(
-        "workdir", None, "where results go; default CHECKPOINT/eval", flag_values=flag_values
+        "workdir", None, "<DIR>: for the results; CHECKPOINT/eval if none", flag_values=flag_values
     )
 
 
 def main(flags: absl_flags.FlagValues) -> None:
     """Runs the verb."""
+    from tgvlm_jax import files
     from tgvlm_jax.cli import results, session
     from tgvlm_jax.evaluation.runner import evaluate
 
     session.prepare_jax()
+    out = Path(flags.workdir or Path(flags.checkpoint) / "eval")
     model = session.open_model(Path(flags.checkpoint), config=flags.config)
+    files.make_folder(out)
     found = evaluate(model.params, experiment=model.experiment, chat=model.chat)
     print(session.result_tables(found, name="this model"))
-    out = Path(flags.workdir or Path(flags.checkpoint) / "eval")
     results.write(out, found, experiment=model.experiment, run=Path(flags.checkpoint))
-    print(f"\n{out / 'report.html'}")
+    print(f"\nlook:  {out / 'report.html'}")

@@ -35,7 +35,7 @@ def define_config(flag_values: flags.FlagValues, *, required: bool = True) -> No
     After parsing, `flag_values.config` is the loaded ConfigDict with the overrides applied, or
     None where the flag is optional and absent.
     """
-    about = "Python file with get_config, and after a colon the argument it gets"
+    about = "the experiment, a Python file; ARG goes to its get_config"
     flags.DEFINE_flag(_new(_ConfigFlag, "config", about), flag_values)
     if required:
         flags.mark_flag_as_required("config", flag_values)
@@ -125,28 +125,37 @@ def describe(flag_values: flags.FlagValues) -> str:
 
 
 def _rows(flag: flags.Flag) -> list[tuple[str, str]]:
-    about = " ".join((flag.help or "").split())
-    about = re.sub(r"^<[^>]*>: ", "", about)  # absl repeats the choices of an enum here
+    placeholder, about = _placeholder(flag)
+    if _required(flag):
+        about += " (required)"
     if isinstance(flag, _PositionalFlag):
         return [(flag.name.upper(), about)]
     if isinstance(flag, _ConfigFlag):
-        example = "set one value of the config; --config.optim.lr=1e-5"
+        example = "change one value of it, such as --config.optim.lr=1e-5"
         return [("--config FILE[:ARG]", about), ("--config.KEY=VALUE", example)]
+    if flag.boolean:
+        return [(f"--[no]{flag.name}" if flag.default else f"--{flag.name}", about)]
     if flag.default is not None and flag.default != [] and flag.default != "":
         about += f" (default: {_shown(flag.default)})"
-    if flag.boolean:
-        return [(f"--[no]{flag.name}", about)]
-    return [(f"--{flag.name} {_placeholder(flag)}", about)]
+    return [(f"--{flag.name} {placeholder}", about)]
 
 
 def _shown(default: object) -> str:
-    if isinstance(default, list):
-        return ",".join(map(str, default))
-    return str(default).lower() if isinstance(default, bool) else str(default)
+    return ",".join(map(str, default)) if isinstance(default, list) else str(default)
 
 
-def _placeholder(flag: flags.Flag) -> str:
-    choices = getattr(flag.parser, "enum_values", None)
-    if choices:
-        return "|".join(choices)
-    return {"int": "N", "float": "X", "multi int": "N"}.get(flag.flag_type(), "VALUE")
+def _required(flag: flags.Flag) -> bool:
+    if isinstance(flag, _PositionalFlag):
+        return flag.required
+    return any("must have a value" in validator.message for validator in flag.validators)
+
+
+def _placeholder(flag: flags.Flag) -> tuple[str, str]:
+    """What stands for the value, and the help; a help of "<DIR>: where to" names it itself.
+
+    absl writes the choices of an enum in the same way.
+    """
+    found = re.fullmatch(r"(?:<([^>]*)>: )?(.*)", " ".join((flag.help or "").split()))
+    assert found is not None
+    kinds = {"int": "N", "float": "X", "multi int": "N"}
+    return found[1] or kinds.get(flag.flag_type(), "VALUE"), found[2]

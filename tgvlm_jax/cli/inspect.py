@@ -1,12 +1,12 @@
 """tgvlm inspect: show what is in a config, in frame shards, or in a checkpoint.
 
-    $ tgvlm inspect --config configs/tiny.py            # every key and value
-    $ tgvlm inspect --shards runs/shards                # videos, frames, times, sizes, hashes
-    $ tgvlm inspect --checkpoint runs/demo/seed0        # steps, parameters by part, last losses
-
-`--verify` reads every byte of the shards and compares it with the manifest.
+$ tgvlm inspect --config configs/tiny.py            # every key and value
+$ tgvlm inspect --shards runs/shards                # videos, frames, sizes
+$ tgvlm inspect --shards runs/shards --verify       # reads every byte, too
+$ tgvlm inspect --checkpoint runs/demo/seed0        # steps, parameters by part, last losses
 """
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -19,10 +19,12 @@ from tgvlm_jax.types import InputError
 def flags(flag_values: absl_flags.FlagValues) -> None:
     """Defines the flags of the verb."""
     define_config(flag_values, required=False)
-    absl_flags.DEFINE_string("shards", None, "folder of shards", flag_values=flag_values)
-    absl_flags.DEFINE_string("checkpoint", None, "work directory of a run", flag_values=flag_values)
+    absl_flags.DEFINE_string("shards", None, "<DIR>: frame shards", flag_values=flag_values)
+    absl_flags.DEFINE_string(
+        "checkpoint", None, "<DIR>: work folder of a run", flag_values=flag_values
+    )
     absl_flags.DEFINE_bool(
-        "verify", False, "with --shards: compare all content hashes", flag_values=flag_values
+        "verify", False, "compare all of the shards with their hashes", flag_values=flag_values
     )
 
 
@@ -30,6 +32,8 @@ def main(flags: absl_flags.FlagValues) -> None:
     """Runs the verb."""
     if not (flags.config or flags.shards or flags.checkpoint):
         raise InputError("say what to inspect: --config FILE, --shards DIR or --checkpoint DIR")
+    if flags.verify and not flags.shards:
+        raise InputError("--verify is about shards; name them: --shards DIR")
     if flags.config:
         _config(flags.config)
     if flags.shards:
@@ -69,12 +73,14 @@ def _checkpoint(folder: Path) -> None:
     from tgvlm_jax.train.metrics import read_metrics
 
     experiment = checkpoint.load_experiment(folder)
-    steps = checkpoint.Checkpoints(folder, read_only=True).steps()
+    with contextlib.closing(checkpoint.Checkpoints(folder, read_only=True)) as store:
+        steps = store.steps()
     shapes = parameters.blueprint(experiment.model).shapes
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     total = sum(sizes.values())
     print(f"{folder}: {experiment.name}, seed {experiment.seed}")
-    print(f"  checkpoints at steps {', '.join(map(str, steps))} of {experiment.train.steps}")
+    saved = f"at steps {', '.join(map(str, steps))}" if steps else "none yet"
+    print(f"  checkpoints: {saved} of {experiment.train.steps}")
     print(f"  {total:,} parameters")
     parts: dict[str, int] = {}
     for name, size in sizes.items():

@@ -56,8 +56,7 @@ def write(
     Raises:
         InputError: `out` cannot be written.
     """
-    with files.disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out)
     files.write_text(out / "metrics.json", json.dumps(found.to_json() | (more or {}), indent=1))
     scores = [_score("after training", found.scores, role="model", spread=spread)]
     scores += [_score("before training", before, role="before")] if before else []

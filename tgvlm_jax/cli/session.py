@@ -1,5 +1,6 @@
 """What several verbs share: JAX set up, a trained model opened, answers made ready to draw."""
 
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
@@ -10,13 +11,13 @@ from jaxtyping import Float64, UInt8
 from ml_collections import ConfigDict
 
 from tgvlm_jax.config import freeze
-from tgvlm_jax.data.chat import Chat, load_chat
+from tgvlm_jax.data.chat import Chat, load_chat, render
 from tgvlm_jax.evaluation import temporal
 from tgvlm_jax.evaluation.runner import Answered, HeldOut
 from tgvlm_jax.models.parameters import Params
 from tgvlm_jax.report.timeline import Answer, film_strip
 from tgvlm_jax.schema import Experiment
-from tgvlm_jax.train import checkpoint
+from tgvlm_jax.train import checkpoint, loop
 from tgvlm_jax.types import InputError
 
 
@@ -26,7 +27,7 @@ def prepare_jax() -> None:
     They live in `$JAX_COMPILATION_CACHE_DIR`, by default in the user's cache folder.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tgvlm" / "xla"
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -50,7 +51,8 @@ def open_model(workdir: Path, *, config: ConfigDict | None = None) -> Model:
             hold instead of those of the run.
 
     Raises:
-        InputError: nothing there, it is damaged, or it is of another model than `config`.
+        InputError: nothing there, it is damaged, or `config` is of another model, or asks for
+            a tokenizer that does not fit it.
     """
     if not workdir.is_dir():
         raise InputError(f"{workdir}: no such folder; give the --workdir of a `tgvlm train` run")
@@ -60,9 +62,9 @@ def open_model(workdir: Path, *, config: ConfigDict | None = None) -> Model:
         checkpoint.check_same_model(experiment, wanted, workdir)
         experiment = wanted
     chat = load_chat(experiment.data.tokenizer, experiment.data.template)
-    store = checkpoint.Checkpoints(workdir, read_only=True)
-    params = store.restore_params(experiment.model, mesh=None)
-    store.close()
+    loop.check(experiment, chat)
+    with contextlib.closing(checkpoint.Checkpoints(workdir, read_only=True)) as store:
+        params = store.restore_params(experiment.model, mesh=None)
     return Model(experiment=experiment, chat=chat, params=params)
 
 
@@ -80,7 +82,7 @@ def drawn(answered: Answered, *, pixels: UInt8[np.ndarray, "f y x 3"], note: str
 
     return Answer(
         question=sample.question,
-        text=answered.text,
+        text=render(answered.raw, shift(answered.mentions)),
         duration=length,
         seconds=sample.seconds - start,
         probabilities=answered.probabilities,

@@ -12,6 +12,7 @@ import functools
 import os
 import time
 from collections import Counter
+from collections.abc import Sized
 from pathlib import Path
 
 from absl import flags as absl_flags
@@ -31,8 +32,8 @@ def flags(flag_values: absl_flags.FlagValues) -> None:
     """Defines the flags of the verb."""
     string = functools.partial(absl_flags.DEFINE_string, flag_values=flag_values)
     integer = functools.partial(absl_flags.DEFINE_integer, flag_values=flag_values, lower_bound=1)
-    string("videos", None, "a video file, or a folder searched to its depths", required=True)
-    string("out", None, "folder for the shards and their manifest; made if need be", required=True)
+    string("videos", None, "<PATH>: a video, or a folder searched to its depths", required=True)
+    string("out", None, "<DIR>: for the shards; made if need be", required=True)
     absl_flags.DEFINE_float("fps", 2.0, "frames to keep of each second", flag_values=flag_values)
     integer("height", 224, "pixels; frames are scaled to it")
     integer("width", None, "pixels; without it each video keeps its shape")
@@ -113,10 +114,10 @@ def summary(manifest: Manifest, out: Path) -> str:
     size = sum(shard.bytes for shard in manifest.shards)
     shape = f"{settings.width or 'any'} x {settings.height}"
     lines = [
-        f"{out}: {len(manifest.videos)} videos, {seconds:.1f} s of film",
+        f"{out}: {_count(manifest.videos, 'video')}, {seconds:.1f} s of film",
         f"  {frames} frames at {settings.fps:g} a second, {shape} pixels,"
         f" JPEG quality {settings.quality}",
-        f"  {len(manifest.shards)} shard files, {size / 1e6:.1f} MB"
+        f"  {_count(manifest.shards, 'shard file')}, {size / 1e6:.1f} MB"
         f" ({size / max(1, frames) / 1e3:.1f} kB a frame)",
     ]
     if skipped:
@@ -125,3 +126,7 @@ def summary(manifest: Manifest, out: Path) -> str:
     if len(skipped) > _LISTED:
         lines.append(f"    and {len(skipped) - _LISTED} more, listed in {out / 'manifest.json'}")
     return "\n".join(lines)
+
+
+def _count(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"

@@ -4,8 +4,9 @@
     $ tgvlm train --config configs/tiny.py:steps=600 --config.optim.lr=1e-3 --workdir runs/slow
     $ tgvlm inspect --config configs/tiny.py          # every key there is
 
-The work directory gets metrics.jsonl, experiment.json and checkpoints/. The same command after a
-crash, a kill or a preemption continues the run and computes what it would have computed.
+The config names the shards to train on (data.shards); `tgvlm shard` makes them. The folder of the
+run gets experiment.json, metrics.jsonl and checkpoints/. The same command after a crash, a kill or
+a preemption continues the run and computes what it would have computed.
 """
 
 from pathlib import Path
@@ -21,7 +22,7 @@ def flags(flag_values: absl_flags.FlagValues) -> None:
     """Defines the flags of the verb."""
     define_config(flag_values)
     absl_flags.DEFINE_string(
-        "workdir", None, "folder of the run", flag_values=flag_values, required=True
+        "workdir", None, "<DIR>: folder of the run", flag_values=flag_values, required=True
     )
 
 

@@ -6,12 +6,13 @@ so a clip carries no trace of having been written twice.
 """
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from PIL import Image, ImageEnhance, ImageFilter
 
 from tgvlm_jax.schema import ANOMALY_KINDS
 
 Clip = UInt8[np.ndarray, "f y x 3"]
+Frame = UInt8[np.ndarray, "y x 3"]
 
 NOISE_SIGMA = (35.0, 70.0)
 ZOOM_IN = (1.3, 1.5)
@@ -22,7 +23,10 @@ STUTTER_HOLDS = (2, 5)
 
 
 def perturb(clip: Clip, kind: str, *, rng: np.random.Generator) -> Clip:
-    """Applies one of `ANOMALY_KINDS` to all frames of a clip."""
+    """Applies one of `ANOMALY_KINDS` to all frames of a clip.
+
+    The result may be a view of `clip`. A clip of one frame cannot be shuffled and does not stutter.
+    """
     assert kind in ANOMALY_KINDS, kind
     match kind:
         case "invert":
@@ -34,23 +38,38 @@ def perturb(clip: Clip, kind: str, *, rng: np.random.Generator) -> Clip:
         case "mirror":
             return clip[:, :, ::-1]
         case "shuffle":
-            return clip[rng.permutation(len(clip))]
+            return clip[_shuffled(len(clip), rng)]
         case "stutter":
             return clip[_stutter(len(clip), rng)]
+        case "grayscale" | "saturation":
+            # These see single pixels only, so all frames pass as one tall image.
+            return _recolour(clip.reshape(-1, *clip.shape[2:]), kind).reshape(clip.shape)
+        case "noise":
+            return np.stack([_noise(frame, rng) for frame in clip])
         case _:
-            return np.stack([_perturb_frame(frame, kind, rng) for frame in clip])
+            return np.stack([_filter(frame, kind, rng) for frame in clip])
 
 
-def _perturb_frame(
-    frame: UInt8[np.ndarray, "y x 3"], kind: str, rng: np.random.Generator
-) -> UInt8[np.ndarray, "y x 3"]:
+def _recolour(pixels: Frame, kind: str) -> Frame:
+    image = Image.fromarray(pixels)
+    if kind == "grayscale":
+        image = image.convert("L").convert("RGB")
+    else:
+        image = ImageEnhance.Color(image).enhance(SATURATION)
+    return np.asarray(image)
+
+
+def _noise(frame: Frame, rng: np.random.Generator) -> Frame:
+    noise = rng.standard_normal(frame.shape, dtype=np.float32)
+    noise *= np.float32(rng.uniform(*NOISE_SIGMA))
+    noise += frame
+    return np.clip(noise, 0, 255, out=noise).astype(np.uint8)
+
+
+def _filter(frame: Frame, kind: str, rng: np.random.Generator) -> Frame:
     height, width, _ = frame.shape
-    image = Image.fromarray(np.ascontiguousarray(frame))
+    image = Image.fromarray(frame)
     match kind:
-        case "grayscale":
-            image = image.convert("L").convert("RGB")
-        case "saturation":
-            image = ImageEnhance.Color(image).enhance(SATURATION)
         case "blur":
             image = image.filter(ImageFilter.GaussianBlur(BLUR_RADIUS))
         case "zoom_in":
@@ -65,14 +84,23 @@ def _perturb_frame(
             corner = ((width - small[0]) // 2, (height - small[1]) // 2)
             canvas.paste(image.resize(small, Image.Resampling.LANCZOS), corner)
             image = canvas
-        case "noise":
-            noise = rng.standard_normal(frame.shape, dtype=np.float32) * rng.uniform(*NOISE_SIGMA)
-            return np.clip(frame + noise, 0, 255).astype(np.uint8)
     return np.asarray(image)
 
 
-def _stutter(length: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices that hold a few key frames, each for about the same time."""
+def _shuffled(length: int, rng: np.random.Generator) -> Int64[np.ndarray, "f"]:
+    """A permutation that moves something: the released one may not, and then asks for nothing."""
+    order = rng.permutation(length)
+    while length > 1 and np.all(np.diff(order) == 1):
+        order = rng.permutation(length)
+    return order
+
+
+def _stutter(length: int, rng: np.random.Generator) -> Int64[np.ndarray, "f"]:
+    """Indices that hold a few key frames, the earlier ones for one frame more where need be.
+
+    There are fewer key frames than frames, so that something is held.
+    """
     holds = int(rng.integers(STUTTER_HOLDS[0], STUTTER_HOLDS[1] + 1))
-    keys = np.linspace(0, length - 1, holds).astype(int)
-    return keys[np.minimum(np.arange(length) * holds // length, holds - 1)]
+    holds = max(1, min(holds, length - 1))
+    keys = np.linspace(0, length - 1, holds).astype(np.int64)
+    return np.repeat(keys, length // holds + (np.arange(holds) < length % holds))

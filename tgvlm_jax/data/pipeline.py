@@ -19,6 +19,7 @@ from tgvlm_jax.schema import DataConfig
 from tgvlm_jax.types import Batch, InputError, Prompt, Response, Sample
 
 _Row = TypeVar("_Row", Prompt, Response)
+_BUCKET_STREAM = 2  # of random numbers; 0 and 1 are those of the samples
 
 
 def round_up(length: int, multiple: int) -> int:
@@ -27,9 +28,17 @@ def round_up(length: int, multiple: int) -> int:
 
 
 def collate(
-    samples: Sequence[Sample], encoded: Sequence[Encoded], *, config: DataConfig, pad_id: int
+    samples: Sequence[Sample],
+    encoded: Sequence[Encoded],
+    *,
+    config: DataConfig,
+    pad_id: int,
+    rows: slice = slice(None),
 ) -> Batch:
     """Pads samples to one batch; the longest of it picks the text buckets, frames their own.
+
+    Hosts that each make some `rows` of a batch see the encoding of all of it, so that their
+    shapes agree.
 
     Raises:
         InputError: a sample has more frames than the largest bucket, or more spans than
@@ -44,15 +53,11 @@ def collate(
     frames = min(fitting)
     prompt = round_up(max(len(one.prompt) for one in encoded), config.prompt_bucket)
     response = round_up(max([1, *(len(one.response) for one in encoded)]), config.response_bucket)
-    prompts = [
-        _prompt_row(sample, one, frames, prompt, pad_id)
-        for sample, one in zip(samples, encoded, strict=True)
-    ]
-    responses = [
-        _response_row(sample, one, response, config, pad_id)
-        for sample, one in zip(samples, encoded, strict=True)
-    ]
-    return Batch(prompt=_stack(prompts), response=_stack(responses))
+    pairs = list(zip(samples, encoded, strict=True))[rows]
+    return Batch(
+        prompt=_stack([_prompt_row(*pair, frames, prompt, pad_id) for pair in pairs]),
+        response=_stack([_response_row(*pair, response, config, pad_id) for pair in pairs]),
+    )
 
 
 def _stack(rows: Sequence[_Row]) -> _Row:
@@ -63,9 +68,10 @@ def _stack(rows: Sequence[_Row]) -> _Row:
 
 
 def _prompt_row(sample: Sample, one: Encoded, frames: int, length: int, pad_id: int) -> Prompt:
-    count = len(sample.frames)
-    pixels = np.zeros((frames, *sample.frames.shape[1:]), np.uint8)
-    pixels[:count] = sample.frames
+    count, pixels = len(sample.frames), sample.frames
+    if count < frames:
+        missing = np.zeros((frames - count, *pixels.shape[1:]), np.uint8)
+        pixels = np.concatenate([pixels, missing])
     return Prompt(
         frames=pixels,
         frame_mask=np.arange(frames) < count,
@@ -117,14 +123,23 @@ class BatchMaker:
     hosts: int = 1
 
     def __call__(self, step: int) -> Batch:
-        """The rows of batch `step`, made from scratch."""
-        rng = np.random.default_rng([self.seed, step])
-        frames = int(rng.choice(self.config.frames))
-        rows = self.config.batch_size // self.hosts
-        first = int(step) * self.config.batch_size + self.host * rows
-        samples = [self.source.sample(first + i, frames=frames) for i in range(rows)]
-        encoded = [self.chat.encode(sample) for sample in samples]
-        return collate(samples, encoded, config=self.config, pad_id=self.chat.pad_id)
+        """The rows of batch `step`, made from scratch; other hosts' rows without their pixels."""
+        config = self.config
+        rng = np.random.default_rng([self.seed, _BUCKET_STREAM, step])
+        frames = int(rng.choice(config.frames))
+        each = config.batch_size // self.hosts
+        mine = range(self.host * each, (self.host + 1) * each)
+        samples = [
+            self.source.sample(step * config.batch_size + row, frames=frames, pixels=row in mine)
+            for row in range(config.batch_size)
+        ]
+        return collate(
+            samples,
+            [self.chat.encode(sample) for sample in samples],
+            config=config,
+            pad_id=self.chat.pad_id,
+            rows=slice(mine.start, mine.stop),
+        )
 
 
 class Batches:
@@ -143,7 +158,14 @@ class Batches:
         self._iterator = iter(grain.MapDataset.range(steps).map(maker).to_iter_dataset(options))
 
     def __next__(self) -> Batch:
-        return next(self._iterator)
+        """The next batch; raises what its maker raised, and then there is no other."""
+        try:
+            return next(self._iterator)
+        except StopIteration:
+            raise
+        except Exception:
+            self.close()
+            raise
 
     def get_state(self) -> dict[str, Any]:
         """What to checkpoint; JSON."""

@@ -5,12 +5,14 @@ seed and i, so any sample can be made again, by any worker, in any order.
 """
 
 import dataclasses
+import functools
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from PIL import Image
 
 from tgvlm_jax.data.anomalies import perturb
+from tgvlm_jax.data.augment import draw_look, resize
 from tgvlm_jax.data.chat import EVIDENCE, EVIDENCE_END
 from tgvlm_jax.data.shards import FrameShards
 from tgvlm_jax.grounding import spans
@@ -19,6 +21,8 @@ from tgvlm_jax.types import InputError, Sample
 
 # A stretch takes this share of the clip: 8 to 16 of 48 frames (VideoSSR 3.1.1).
 SHARE = (1 / 6, 1 / 3)
+_LEAST = 4  # frames of a clip, so that two that changed leave as many that did not
+_KEPT_BYTES = 64 * 2**20  # of decoded frames
 
 # What is the case, and the same asked.
 _PHRASES = {
@@ -73,7 +77,8 @@ class AnomalyGrounding:
     """Samples from one part of a shard folder.
 
     Training clips are cropped, flipped and recoloured as a whole, so that a film of ten minutes
-    does not run out; evaluation clips are left as they are, and their kinds take turns.
+    does not run out; evaluation clips are left as they are, and their kinds take turns. The
+    frames used last stay decoded, so that such a film is decoded about once.
     """
 
     def __init__(
@@ -88,70 +93,99 @@ class AnomalyGrounding:
         """`size` is (height, width) in pixels of the frames given out.
 
         Raises:
-            InputError: no video has room for a clip of the longest bucket.
+            InputError: the shards have another frame rate than the config says, no video has
+                room for a clip of some bucket, a bucket is too short to have something wrong in
+                a part of it, or the seed is negative.
         """
         self.shards, self.config, self.size, self.seed = shards, config, size, seed
-        self.training = split == "train"
+        self.split, self.training = split, split == "train"
         self.span = config.train_span if self.training else config.eval_span
+        fps = shards.manifest.settings.fps
+        if fps != config.fps:
+            raise InputError(
+                f"{shards.directory}: has {fps:g} frames a second, but data.fps={config.fps:g}; "
+                f"set data.fps={fps:g}, or shard again"
+            )
+        if min(config.frames) < _LEAST:
+            raise InputError(f"data.frames={config.frames}: a clip needs at least {_LEAST} frames")
+        if seed < 0:
+            raise InputError(f"seed={seed}: give 0 or more")
+        self._videos = shards.video_ids
+        self._seconds = {video: shards.seconds(video) for video in self._videos}
+        largest = max(3 * entry.height * entry.width for entry in shards.manifest.videos)
+        self._frame = functools.lru_cache(_KEPT_BYTES // largest)(
+            functools.partial(_decode, shards)
+        )
         strides = config.strides if self.training else config.strides[:1]
         self._windows = {
-            (frames, stride): self._find(frames, stride)
+            frames: {stride: found for stride in strides if (found := self._find(frames, stride))}
             for frames in config.frames
-            for stride in strides
         }
-        for frames in config.frames:
-            if not any(len(w.start) for (f, _), w in self._windows.items() if f == frames):
+        for frames, found in self._windows.items():
+            if not found:
                 raise InputError(
                     f"no video has room for a {split} clip of {frames} frames: take fewer "
                     "(data.frames), a wider part (data.train_span, data.eval_span), or shard at "
-                    "a higher fps"
+                    "another fps"
                 )
 
-    def sample(self, index: int, *, frames: int) -> Sample:
-        """Sample number `index`, with a clip of `frames` frames."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        keywords = {"size": self.size, "split": self.split, "seed": self.seed}
+        return functools.partial(AnomalyGrounding, **keywords), (self.shards, self.config)
+
+    def sample(self, index: int, *, frames: int, pixels: bool = True) -> Sample:
+        """Sample number `index`, with a clip of `frames` frames.
+
+        Without `pixels` the frames are of 0 x 0 pixels and all else is the same, at little cost.
+        """
         rng = np.random.default_rng([self.seed, int(self.training), index])
         kinds = self.config.kinds
         kind = kinds[int(rng.integers(len(kinds)))] if self.training else kinds[index % len(kinds)]
-        options = [s for (f, s), w in self._windows.items() if f == frames and len(w.start)]
-        stride = int(rng.choice(options))
-        windows = self._windows[frames, stride]
+        stride = int(rng.choice(list(self._windows[frames])))
+        windows = self._windows[frames][stride]
         place = int(rng.integers(len(windows.start)))
-        video = self.shards.video_ids[windows.video[place]]
-        start = int(windows.start[place])
-        stop = start + (frames - 1) * stride + 1
-        clip = self.shards.frames(video, start, stop, step=stride)
-        seconds = self.shards.seconds(video)
+        video, start = self._videos[windows.video[place]], int(windows.start[place])
+        numbers = range(start, start + frames * stride, stride)
 
-        length = int(rng.integers(max(1, round(frames * SHARE[0])), round(frames * SHARE[1]) + 1))
+        fewest = max(2, round(frames * SHARE[0]))
+        length = int(rng.integers(fewest, max(fewest, round(frames * SHARE[1])) + 1))
         first = int(rng.integers(0, frames - length + 1))
-        changed = perturb(clip[first : first + length], kind, rng=rng)
-        clip = np.concatenate([clip[:first], changed, clip[first + length :]])
-        clip = self._augment(clip, rng) if self.training else resize(clip, self.size)
+        form = int(rng.integers(len(_QUESTIONS)))
+        look = draw_look(self.config, rng) if self.training else None
 
-        times = seconds[start:stop:stride]
-        follows = start + frames * stride
-        entry = self.shards.video(video)
-        end = float(seconds[follows]) if follows < len(seconds) else float(entry.duration)
+        clip = np.zeros((frames, 0, 0, 3), np.uint8)
+        if pixels:
+            stored = [self._frame(video, number) for number in numbers]
+            changed = slice(first, first + length)
+            stored[changed] = perturb(np.stack(stored[changed]), kind, rng=rng)
+            clip = resize(np.stack(stored), self.size, look=look)
+
+        seconds = self._seconds[video]
+        times = seconds[numbers.start : numbers.stop : stride]
+        more = numbers.stop < len(seconds)
+        end = float(seconds[numbers.stop]) if more else self.shards.video(video).duration
         bounds = np.asarray([[first, first + length - 1]])
         return Sample(
             frames=clip,
             seconds=times,
             duration=end,
-            question=question(kind, form=int(rng.integers(len(_QUESTIONS)))),
+            question=question(kind, form=form),
             answer=answer(kind),
             spans=spans.frames_to_seconds(bounds, times, duration=end),
             video=video,
             kind=kind,
         )
 
-    def _find(self, frames: int, stride: int) -> _Windows:
+    def _find(self, frames: int, stride: int) -> _Windows | None:
         videos, starts = [], []
-        for number, video in enumerate(self.shards.video_ids):
-            seconds, duration = self.shards.seconds(video), self.shards.video(video).duration
+        for number, video in enumerate(self._videos):
+            seconds, duration = self._seconds[video], self.shards.video(video).duration
+            ends = np.append(seconds[1:], duration)
             low, high = (share * duration for share in self.span)
-            usable = (seconds >= low) & (seconds < high)
+            # Sampled faster than it was filmed, a video repeats frames, which last for no time.
+            usable = (seconds >= low) & (seconds < high) & (ends > seconds)
             for skip_start, skip_end in self.config.skip_seconds:
-                usable &= ~((seconds >= skip_start) & (seconds < skip_end))
+                usable &= (ends <= skip_start) | (seconds >= skip_end)
             # A window is usable when no frame between its ends is not.
             blocked = np.concatenate([[0], np.cumsum(~usable)])
             reach = (frames - 1) * stride + 1
@@ -159,38 +193,9 @@ class AnomalyGrounding:
             start = start[blocked[start + reach] == blocked[start]]
             videos.append(np.full(len(start), number))
             starts.append(start)
-        return _Windows(video=np.concatenate(videos), start=np.concatenate(starts))
-
-    def _augment(self, clip: UInt8[np.ndarray, "f y x 3"], rng: np.random.Generator):
-        """One random crop, flip and colour change for the whole clip."""
-        _, height, width, _ = clip.shape
-        wide = rng.uniform(self.config.crop, 1.0)
-        tall = wide * rng.uniform(0.9, 1.0)
-        left, top = rng.uniform(0, 1 - wide) * width, rng.uniform(0, 1 - tall) * height
-        clip = resize(clip, self.size, box=(left, top, left + wide * width, top + tall * height))
-        if rng.random() < 0.5:
-            clip = clip[:, :, ::-1]
-        strength = np.float32(self.config.jitter)
-        mix = np.eye(3, dtype=np.float32)
-        mix += 0.15 * strength * rng.standard_normal((3, 3), dtype=np.float32)
-        shift = 20 * strength * rng.standard_normal(3, dtype=np.float32)
-        changed = (clip.astype(np.float32) - 128) @ mix + (128 + shift)
-        return np.clip(changed, 0, 255).astype(np.uint8)
+        found = _Windows(video=np.concatenate(videos), start=np.concatenate(starts))
+        return found if len(found.start) else None
 
 
-def resize(
-    clip: UInt8[np.ndarray, "f y x 3"],
-    size: tuple[int, int],
-    *,
-    box: tuple[float, float, float, float] | None = None,
-) -> UInt8[np.ndarray, "f Y X 3"]:
-    """Scales (a box of) every frame to (height, width), antialiased."""
-    height, width = size
-    return np.stack(
-        [
-            np.asarray(
-                Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR, box=box)
-            )
-            for frame in np.ascontiguousarray(clip)
-        ]
-    )
+def _decode(shards: FrameShards, video: str, number: int) -> UInt8[np.ndarray, "y x 3"]:
+    return shards.frames(video, number, number + 1)[0]

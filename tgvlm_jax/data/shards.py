@@ -157,7 +157,13 @@ def open_shards(directory: str | Path, *, verify: Literal["size", "hash"] = "siz
         ShardError: the manifest is missing, unreadable, of another version or at odds with the
             files; or a shard file is missing, cut off or (with "hash") changed.
     """
+    if directory == "":
+        raise ShardError("data.shards names no folder; set it to what `tgvlm shard` wrote")
     directory = Path(directory)
+    if not any((*directory.glob("manifest*.json"), *directory.glob("frames-*"))):
+        raise ShardError(
+            f"{directory}: no frame shards there; make them with `tgvlm shard --out {directory}`"
+        )
     if not (directory / _MANIFEST).is_file() and (directory / _UNFINISHED).is_file():
         raise ShardError(f"{directory}: was not finished; re-run `tgvlm shard`, it continues there")
     manifest = load(directory / _MANIFEST)

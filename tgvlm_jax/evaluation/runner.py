@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64
 from tqdm import tqdm
 
 from tgvlm_jax import mesh as mesh_lib
-from tgvlm_jax.data.chat import EVIDENCE_END, Chat, render
+from tgvlm_jax.data.chat import EVIDENCE, EVIDENCE_END, Chat, render
 from tgvlm_jax.data.pipeline import collate
 from tgvlm_jax.data.pretext import AnomalyGrounding
 from tgvlm_jax.data.shards import open_shards
@@ -29,14 +29,16 @@ class Answered:
 
     Attributes:
         raw: the generated text, `<evi>` and `</evi>` kept. text: what a person reads.
-        spans: seconds of each mention in the spoken part; of the grounding part where it has none.
-        probabilities: of every frame, for each of these mentions.
+        mentions: seconds of every `<evi>`, of the grounding part too.
+        spans: those of the spoken part; of the grounding part where it has none.
+        probabilities: of every frame, for each of `spans`.
         iou: overlap with the truth; 0 where the model gave no interval, None without a truth.
     """
 
     sample: Sample
     raw: str
     text: str
+    mentions: Float64[np.ndarray, "m 2"]
     spans: Float64[np.ndarray, "e 2"]
     probabilities: Float[np.ndarray, "e f"]
     iou: float | None
@@ -93,7 +95,7 @@ def _read(sample: Sample, found: Generation, row: int, chat: Chat) -> Answered:
     places = np.flatnonzero(np.asarray(tokens) == chat.evidence_id)
     frames = found.spans[row, places].astype(np.int64)
     seconds = span_lib.frames_to_seconds(frames, sample.seconds, duration=sample.duration)
-    spoken = places[len(places) - _mentions(raw, chat) :] if len(places) else places
+    spoken = places[max(0, len(places) - _mentions(raw)) :]
     chosen = np.isin(places, spoken)
     truth = sample.spans
     iou = span_lib.union_iou(seconds[chosen], truth) if len(truth) else None
@@ -101,17 +103,16 @@ def _read(sample: Sample, found: Generation, row: int, chat: Chat) -> Answered:
         sample=sample,
         raw=raw,
         text=render(raw, seconds),
+        mentions=seconds,
         spans=seconds[chosen],
         probabilities=found.probabilities[row, spoken, : len(sample.seconds)],
         iou=iou,
     )
 
 
-def _mentions(raw: str, chat: Chat) -> int:
+def _mentions(raw: str) -> int:
     """How many `<evi>` count: those after `</evi>`, or all where there are none."""
-    mark = chat.tokenizer.id_to_token(chat.evidence_id)
-    spoken = raw.partition(EVIDENCE_END)[2].count(mark)
-    return spoken or raw.count(mark)
+    return raw.partition(EVIDENCE_END)[2].count(EVIDENCE) or raw.count(EVIDENCE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -40,8 +40,9 @@ class Linear(nnx.Module):
         x_axes, w_axes = left.split(",")
         fan_in = math.prod(n for n, a in zip(shape, w_axes, strict=True) if a in x_axes)
         init = nnx.initializers.truncated_normal(scale * fan_in**-0.5)
-        weight = init(rngs.params(), tuple(shape), dtype)
-        self.weight = nnx.Param(mesh.shard(weight, *axes))
+        # Drawn flat: over five axes XLA takes ten times as long to compile the same numbers.
+        weight = init(rngs.params(), (math.prod(shape),), dtype)
+        self.weight = nnx.Param(mesh.shard(weight.reshape(shape), *axes))
         outputs = [i for i, a in enumerate(w_axes) if a in result]
         zeros = jnp.zeros([shape[i] for i in outputs], dtype) if bias else None
         # A bias is small: it follows the activation's layout, never the parameter-sharding axis.

@@ -55,13 +55,10 @@ def blueprint(config: ModelConfig) -> Blueprint:
     return Blueprint(graph=nnx.graphdef(model), shapes=shapes, matrices=matrices)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init(config: ModelConfig, key: jax.Array) -> Params:
     """Fresh parameters, laid out on the mesh that is set."""
-
-    def make(key):
-        return _flat(VideoLanguageModel(config, rngs=nnx.Rngs(key)))
-
-    return jax.jit(make)(key)
+    return _flat(VideoLanguageModel(config, rngs=nnx.Rngs(key)))
 
 
 def _flat(model: nnx.Module) -> Params:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
+from tgvlm_jax import mesh
 from tgvlm_jax.models.evidence import span_means
 from tgvlm_jax.models.parameters import Blueprint, Params
 from tgvlm_jax.models.vlm import PromptState, VideoLanguageModel
@@ -34,33 +35,31 @@ class Generation:
     probabilities: Annotated[Any, "float32 b t f"]
 
 
-@functools.partial(
-    jax.jit, static_argnames=("blueprint", "max_tokens", "evidence_id", "end_id", "pad_id")
-)
+@functools.partial(jax.jit, static_argnames=("blueprint", "max_tokens"))
 def generate(
     params: Params,
     prompt: Prompt,
     *,
     blueprint: Blueprint,
     max_tokens: int,
-    evidence_id: int,
-    end_id: int,
-    pad_id: int,
+    evidence_id: int | jax.Array,
+    end_id: int | jax.Array,
+    pad_id: int | jax.Array,
 ) -> Generation:
     """Greedy answers of at most `max_tokens` tokens; stops when every row has ended."""
     model = blueprint.build(params)
     read = model.prefill(prompt)
     batch, frames = prompt.frame_mask.shape
     out = Generation(
-        tokens=jnp.full((batch, max_tokens), pad_id, jnp.int32),
-        spans=jnp.zeros((batch, max_tokens, 2), jnp.int32),
-        probabilities=jnp.zeros((batch, max_tokens, frames), jnp.float32),
+        tokens=_rows(jnp.full((batch, max_tokens), pad_id, jnp.int32)),
+        spans=_rows(jnp.zeros((batch, max_tokens, 2), jnp.int32)),
+        probabilities=_rows(jnp.zeros((batch, max_tokens, frames), jnp.float32)),
     )
     layers = model.config.decoder.layers
     start = {
         "index": jnp.zeros((), jnp.int32),
         "out": out,
-        "done": jnp.zeros(batch, bool),
+        "done": _rows(jnp.zeros(batch, bool)),
         "final": read.final,
         "query": read.query,
         "cache": [_empty(read.earlier.kv, i, max_tokens) for i in range(layers)],
@@ -126,6 +125,11 @@ def _empty(kv: KeyValues, layer: int, length: int) -> KeyValues:
         return jnp.broadcast_to(one, (one.shape[0], length, *one.shape[2:]))
 
     return jax.tree.map(blank, kv)
+
+
+def _rows(x: jax.Array) -> jax.Array:
+    """Lays an array out by its first axis."""
+    return mesh.shard(x, "batch", *(None,) * (x.ndim - 1))
 
 
 def _write(whole: Generation, new: Generation, index: jax.Array) -> Generation:

@@ -4,11 +4,11 @@ A work directory holds `experiment.json` (the config, frozen), `checkpoints/STEP
 `metrics.jsonl`. A checkpoint restores onto any mesh: arrays take the layout of the new state.
 """
 
+import asyncio
 import contextlib
 import dataclasses
 import json
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from tgvlm_jax import files
 from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.config import freeze
 from tgvlm_jax.models import parameters
@@ -48,9 +50,7 @@ def save_experiment(workdir: Path, experiment: Experiment) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         if path.exists():
             _same(load_experiment(workdir), experiment, workdir)
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps(dataclasses.asdict(experiment), indent=1))
-        os.replace(scratch, path)
+    files.write_text(path, json.dumps(dataclasses.asdict(experiment), indent=1))
 
 
 def load_experiment(workdir: Path) -> Experiment:
@@ -61,17 +61,20 @@ def load_experiment(workdir: Path) -> Experiment:
     """
     path = workdir / "experiment.json"
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it holds no settings")
+        return freeze(ConfigDict(values), Experiment)
     except FileNotFoundError:
         raise InputError(
             f"{workdir}: no checkpoint of ours there (no experiment.json); give the --workdir of "
             "a `tgvlm train` run"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    from ml_collections import ConfigDict
-
-    return freeze(ConfigDict(values), Experiment)
+    except (ValueError, OSError) as error:  # an InputError of `freeze` is a ValueError
+        raise InputError(
+            f"{path}: damaged, or of another version ({_first_line(error)}); put back the one "
+            "that `tgvlm train` wrote, or train in another --workdir"
+        ) from error
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:
@@ -146,15 +149,14 @@ class Checkpoints:
             InputError: the checkpoint is damaged or belongs to another model.
         """
         abstract = jax.tree.map(lambda leaf: _abstract(leaf, mesh), jax.eval_shape(_to_tree, like))
-        try:
+        with _restoring(self.directory / str(step)):
+            _check_arrays(self.directory / str(step) / "state", abstract)
             found = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
                 ),
             )
-        except (ValueError, KeyError, OSError) as error:
-            raise InputError(f"{self.directory / str(step)}: {_first_line(error)}") from error
         return _from_tree(found["state"], like), found["data"]
 
     def restore_params(self, config, *, mesh: Mesh | None) -> parameters.Params:
@@ -171,18 +173,17 @@ class Checkpoints:
         like = jax.eval_shape(lambda: parameters.init(config, jax.random.key(0)))
         abstract = jax.tree.map(lambda leaf: _abstract(leaf, mesh), like)
         item = {"params": abstract}
-        try:
-            with ocp.PyTreeCheckpointer() as reader:
-                found = reader.restore(
-                    self.directory / str(step) / "state",
-                    args=ocp.args.PyTreeRestore(
-                        item=item,
-                        restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-                        partial_restore=True,
-                    ),
-                )
-        except (ValueError, KeyError, OSError) as error:
-            raise InputError(f"{self.directory / str(step)}: {_first_line(error)}") from error
+        folder = self.directory / str(step) / "state"
+        with _restoring(folder.parent), ocp.PyTreeCheckpointer() as reader:
+            _check_arrays(folder, item)
+            found = reader.restore(
+                folder,
+                args=ocp.args.PyTreeRestore(
+                    item=item,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+                    partial_restore=True,
+                ),
+            )
         return found["params"]
 
     def close(self) -> None:
@@ -190,6 +191,55 @@ class Checkpoints:
         with disk_errors(self.directory.parent):
             self._manager.wait_until_finished()
             self._manager.close()
+
+
+class _PatientLoop(asyncio.SelectorEventLoop):
+    """An event loop that closes when all of its tasks are done."""
+
+    def close(self) -> None:
+        while not self.is_closed() and (tasks := asyncio.all_tasks(self)):
+            self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        super().close()
+
+
+@contextlib.contextmanager
+def _restoring(where: Path) -> Iterator[None]:
+    """Turns whatever Orbax objects to into one line.
+
+    It reads all arrays at once and closes its event loop as soon as one of them cannot be read;
+    each of the others would then print a traceback, some time later.
+    """
+    usual = asyncio.new_event_loop
+    asyncio.new_event_loop = _PatientLoop
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{where}: damaged, or of another model ({_first_line(error)[:100]}); delete this "
+            "folder, then the checkpoint before it counts"
+        ) from error
+    finally:
+        asyncio.new_event_loop = usual
+
+
+def _check_arrays(folder: Path, wanted: dict[str, Any]) -> None:
+    """Raises InputError where a checkpoint lacks an array, or has it in another shape.
+
+    Orbax would find that out when it has already begun to read the others.
+    """
+    with ocp.PyTreeCheckpointer() as reader:
+        found: Any = reader.metadata(folder).item_metadata
+    shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(found.tree)}
+    leaves = jax.tree_util.tree_leaves_with_path(wanted)
+    for path, leaf in sorted(leaves, key=lambda item: item[0][0].key != "params"):
+        if shapes.get(path) != leaf.shape:
+            name = path[-1].key
+            raise InputError(
+                f"{folder.parent}: of another model: {name} is {shapes.get(path, 'not')} there, "
+                f"{leaf.shape} by the config; use the config of that run"
+            )
 
 
 @contextlib.contextmanager

@@ -1,7 +1,10 @@
 """The training run, read top to bottom: check, build, restore, step, log, save."""
 
 import collections
+import contextlib
 import dataclasses
+import itertools
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -9,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+from jax.sharding import Mesh
 
 from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.data.chat import Chat, load_chat
@@ -42,7 +45,7 @@ def check(experiment: Experiment, chat: Chat) -> None:
     """Fails before a device is touched where parts of a config do not fit each other.
 
     Raises:
-        InputError: the tokenizer does not fit the model, or checkpoints fall between batches.
+        InputError: the tokenizer has more tokens than the model.
     """
     rows = experiment.model.decoder.vocab_size
     if chat.vocab_size > rows:
@@ -80,81 +83,90 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
     would have computed without the kill, bit for bit.
 
     Raises:
-        InputError: config, shards, mesh, directory or checkpoint are wrong.
+        InputError: config, shards, mesh, directory or checkpoint are wrong, or the loss is no
+            longer a number.
         Preempted: SIGTERM came and the state was saved.
-        FloatingPointError: the loss is no longer a number.
     """
     chat = load_chat(experiment.data.tokenizer, experiment.data.template)
     check(experiment, chat)
-    data = batches(experiment, chat)
-    checkpoint.save_experiment(workdir, experiment)
     mesh = mesh_lib.make(experiment.mesh)
     micro = experiment.data.batch_size // experiment.train.accumulate
     frames = experiment.data.frames
     mesh_lib.check(experiment.model, mesh, batch_size=micro, frames=frames)
-    with mesh_lib.use(mesh):
+    closing = contextlib.closing
+    with _Sigterm() as sigterm, mesh_lib.use(mesh), closing(batches(experiment, chat)) as data:
         blueprint = parameters.blueprint(experiment.model)
         shapes = jax.eval_shape(lambda: parameters.init(experiment.model, jax.random.key(0)))
         tx = optim.build(
             experiment.optim, shapes, matrices=blueprint.matrices, steps=experiment.train.steps
         )
-        store = checkpoint.Checkpoints(workdir, keep=experiment.train.keep)
-        current = jax.jit(lambda: state.create(experiment, tx))()
-        first = store.latest() or 0
-        if first:
-            current, iterator = store.restore(first, current, mesh=mesh)
-            data.set_state(iterator)
-        step = make_step(blueprint, tx, experiment)
-        try:
-            return _Loop(experiment, workdir, store, mesh, step).run(current, data, first=first)
-        finally:
-            data.close()
+        checkpoint.save_experiment(workdir, experiment)  # from here on nothing is wrong with it
+        with closing(checkpoint.Checkpoints(workdir, keep=experiment.train.keep)) as store:
+            current = jax.jit(lambda: state.create(experiment, tx))()
+            first = store.latest() or 0
+            if first:
+                current, iterator = store.restore(first, current, mesh=mesh)
+                data.set_state(iterator)
+            step = make_step(blueprint, tx, experiment)
+            writer = MetricsWriter(
+                workdir / "metrics.jsonl",
+                resume_step=first,
+                total_steps=experiment.train.steps,
+                writes=jax.process_index() == 0,
+            )
+            with closing(writer):
+                loop = _Loop(experiment, step, mesh, store, writer, sigterm)
+                return loop.run(current, data, first=first)
 
 
+class _Sigterm:
+    """Whether SIGTERM has come since the block was entered; it does nothing else there."""
+
+    asked = False
+
+    def __enter__(self):
+        self._previous = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, *_: Any):
+        signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
+
+    def _ask(self, *_: Any) -> None:
+        self.asked = True
+
+
+@dataclasses.dataclass
 class _Loop:
     """The steps, one ahead of the device; everything the host does happens in its shadow."""
 
-    def __init__(
-        self, experiment, workdir: Path, store: checkpoint.Checkpoints, mesh, step: Callable
-    ):
-        self.experiment, self.workdir, self.store = experiment, workdir, store
-        self.mesh, self.step = mesh, step
-        self.coefficients = sft.coefficients(experiment.objective)
-        self.compiles = CompileCounter()
-        self.stop = False
+    experiment: Experiment
+    step: Callable
+    mesh: Mesh | None
+    store: checkpoint.Checkpoints
+    writer: MetricsWriter
+    sigterm: _Sigterm
+
+    def __post_init__(self):
+        self.compiles, self.watch = CompileCounter(), Stopwatch()
+        self.coefficients = sft.coefficients(self.experiment.objective)
+        self.pending: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
 
     def run(self, current: state.TrainState, data: Batches, *, first: int) -> Trained:
         """Steps `first` + 1 to the last."""
         config, total = self.experiment.train, self.experiment.train.steps
-        self.writer = MetricsWriter(
-            self.workdir / "metrics.jsonl",
-            resume_step=first,
-            total_steps=total,
-            writes=jax.process_index() == 0,
-        )
-        self.watch = Stopwatch()
-        self.pending: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
-        previous = signal.signal(signal.SIGTERM, self._asked_to_stop)
-        try:
-            for number in range(first + 1, total + 1):
-                batch, waited = self._next(data)
-                current, metrics = self.step(current, batch)
-                self.pending.append((number, metrics | self._timing(batch, waited)))
-                if number % config.log_every == 0:
-                    self._flush(upto=number - 1)
-                if self.stop or number % config.checkpoint_every == 0 or number == total:
-                    self._flush(upto=number)
-                    self.store.save(number, current, data=data.get_state())
-                if self.stop and number < total:
-                    raise Preempted(f"stopped at step {number} of {total}; start again to go on")
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-            self.writer.close()
-            self.store.close()
+        for number in range(first + 1, total + 1):
+            batch, waited = self._next(data)
+            current, metrics = self.step(current, batch)
+            self.pending.append((number, metrics | self._timing(batch, waited)))
+            if number % config.log_every == 0:
+                self._flush(upto=number - 1)
+            asked = self.sigterm.asked
+            if asked or number % config.checkpoint_every == 0 or number == total:
+                self._flush(upto=number)
+                self.store.save(number, current, data=data.get_state())
+            if asked and number < total:
+                raise Preempted(f"stopped at step {number} of {total}; start again to go on")
         return Trained(params=current.params, ran=total - first)
-
-    def _asked_to_stop(self, *_: Any) -> None:
-        self.stop = True
 
     def _next(self, data: Batches) -> tuple[Batch, float]:
         """The next batch on the devices, and how long they stood idle for want of it."""
@@ -179,14 +191,19 @@ class _Loop:
         records = []
         while self.pending and self.pending[0][0] <= upto:
             number, metrics = self.pending.popleft()
-            record = {"step": number} | divide(metrics, self.coefficients)
-            if not np.isfinite(record["loss"]):
-                raise FloatingPointError(
-                    f"the loss is {record['loss']} at step {number}; lower optim.lr, and start "
-                    "again: the run goes on from its last checkpoint"
-                )
-            records.append(record)
-        self.writer.write(records)
+            records.append({"step": number} | divide(metrics, self.coefficients))
+        good = list(itertools.takewhile(_finite, records))
+        self.writer.write(good)
+        if len(good) < len(records):
+            bad = records[len(good)]
+            raise InputError(
+                f"step {bad['step']}: loss {bad['loss']}, gradient norm {bad['grad_norm']}; the "
+                "same run would get there again: lower optim.lr and give another --workdir"
+            )
+
+
+def _finite(record: dict[str, float]) -> bool:
+    return math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])
 
 
 def _ready(metrics: dict[str, Any]) -> bool:

@@ -6,7 +6,6 @@ host wait for the device. Only here are sums divided by their weights.
 
 import collections
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ import jax.monitoring
 import numpy as np
 from tqdm import tqdm
 
-from tgvlm_jax.types import InputError
+from tgvlm_jax import files
 
 # Dense bf16 peak of one chip in FLOP/s, from the makers' product pages.
 _PEAK_FLOPS = {
@@ -60,10 +59,8 @@ class MetricsWriter:
         if not writes:
             return
         keep = [line for line in read_metrics(path) if line["step"] <= resume_step]
-        scratch = path.with_suffix(".tmp")
-        with _disk(path):
-            scratch.write_text("".join(json.dumps(line) + "\n" for line in keep))
-            os.replace(scratch, path)
+        files.write_text(path, "".join(json.dumps(line) + "\n" for line in keep))
+        with files.disk_errors(path):
             self._file = path.open("a")
         if sys.stderr.isatty():
             self._bar = tqdm(total=total_steps, initial=resume_step, unit="step", leave=False)
@@ -72,7 +69,7 @@ class MetricsWriter:
         """Appends records and shows the last."""
         if not self.writes or not records:
             return
-        with _disk(self.path):
+        with files.disk_errors(self.path):
             self._file.write("".join(json.dumps(record) + "\n" for record in records))
             self._file.flush()
         last = records[-1]
@@ -90,27 +87,11 @@ class MetricsWriter:
         if self._bar is not None:
             self._bar.close()
         if self.writes:
-            self._file.close()
+            with files.disk_errors(self.path):
+                self._file.close()
 
 
 _SHOWN = ("loss", "language", "grounding", "consistency", "input_wait", "frames_per_second", "mfu")
-
-
-class _disk:
-    """Turns a full disk or a read-only folder into one clear line."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, OSError):
-            raise InputError(
-                f"{self.path}: cannot be written ({error.strerror}); free some space or give "
-                "another --workdir, then start again: the run continues from its checkpoint"
-            ) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

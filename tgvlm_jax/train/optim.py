@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import jax
 import optax
 from optax import contrib
 
+from tgvlm_jax import mesh
 from tgvlm_jax.models.parameters import Matrix, Params
 from tgvlm_jax.schema import GroupConfig, OptimConfig
 from tgvlm_jax.types import InputError
@@ -50,15 +52,23 @@ def build(
 
 
 def _lenient(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same under standard dtype promotion: optax mixes floats with its integer counts."""
+    """The same without strict dtypes and shardings, which optax was not written for.
+
+    It mixes floats with integer counts, and Muon multiplies matrices whose axes are sharded: on a
+    mesh XLA lays out what is in between, and results keep the layout of what they replace.
+    """
 
     def init(params):
         with jax.numpy_dtype_promotion("standard"):
             return tx.init(params)
 
     def update(updates, state, params=None):
+        run: Any = tx.update
+        if mesh.active():
+            layout = jax.tree.map(lambda x: jax.typeof(x).sharding, (updates, state))
+            run = jax.sharding.auto_axes(run, out_sharding=layout)
         with jax.numpy_dtype_promotion("standard"):
-            return tx.update(updates, state, params)
+            return run(updates, state, params)
 
     return optax.GradientTransformation(init, update)
 

@@ -1,0 +1,69 @@
+"""The demo, small: one run from the film to the report, then again, then from the beginning."""
+
+import json
+import shlex
+
+import pytest
+
+from tests.cli.conftest import SMALL
+from tests.data.bad_videos import BIKES
+from tgvlm_jax.cli import demo_run
+
+STEPS = ["[1/4", "[2/4", "[3/4", "[4/4"]
+
+
+@pytest.fixture
+def demo(tgvlm, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_run, "FILM", BIKES)  # the notebook's test has the long film
+    words = ["demo", "--config", SMALL, "--workdir", tmp_path / "demo"]
+    return lambda *more: tgvlm(*words, *more)
+
+
+def test_demo(demo, tgvlm, tmp_path):
+    folder = tmp_path / "demo"
+    said = demo()
+    assert (said.status, said.err) == (0, "")
+    assert [line[:4] for line in said.out.splitlines() if line.startswith("[")] == STEPS
+    assert "training: 0.0 M parameters, 60 steps" in said.out
+    assert {path.name for path in folder.iterdir()} == {
+        "shards", "seed0", "metrics.json", "report.html", "example.mp4"
+    }  # fmt: skip
+    found = json.loads((folder / "metrics.json").read_text())
+    assert found["seeds"] == {
+        "mean_iou": [found["held_out"]["mean_iou"]],
+        "mean": found["held_out"]["mean_iou"],
+        "std": 0.0,
+    }
+    assert found["before"]["count"] == found["held_out"]["count"] == 6
+    assert "Big Buck Bunny" in (folder / "report.html").read_text()
+
+    # The last line is a command that works.
+    line = next(line for line in said.out.splitlines() if line.startswith("try:"))
+    words = shlex.split(line.removeprefix("try:"))
+    assert words[0] == "tgvlm"
+    page = tmp_path / "answer.html"
+    asked = tgvlm(*words[1:], "--out", page)
+    assert (asked.status, asked.err) == (0, "")
+    assert page.exists()
+
+    again = demo()
+    assert (again.status, again.err) == (0, "")
+    assert "trained already; --fresh trains again" in again.out
+    assert "step 60/60" not in again.out
+    assert json.loads((folder / "metrics.json").read_text()) == found
+
+    fresh = demo("--fresh")
+    assert (fresh.status, fresh.err) == (0, "")
+    assert "step 60/60" in fresh.out
+    assert json.loads((folder / "metrics.json").read_text()) == found
+
+
+def test_fresh_deletes_nothing_but_a_demo(demo, tmp_path):
+    letters = tmp_path / "demo" / "letters.txt"
+    letters.parent.mkdir()
+    letters.write_text("dear")
+    said = demo("--fresh")
+    assert said.status == 2
+    about = "--fresh deletes only an earlier demo, and this is none"
+    assert said.err == f"tgvlm: error: {letters.parent}: {about}\n"
+    assert letters.read_text() == "dear"

@@ -1,0 +1,141 @@
+"""The decoder against the textbook, written in NumPy for one sequence at a time."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models.tiny import CONFIG, random_params
+from tgvlm_jax.models import parameters
+from tgvlm_jax.models.decoder import Earlier
+
+SPEC = CONFIG.decoder
+B, T = 2, 5
+
+
+def norm(x, scale):
+    return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + SPEC.norm_eps) * scale
+
+
+def turn(x):
+    """Rotary positions 0, 1, ... of [t ... k]."""
+    half = x.shape[-1] // 2
+    angles = np.arange(len(x))[:, None] * SPEC.rope_theta ** (-np.arange(half) / half)
+    angles = angles.reshape(len(x), *(1,) * (x.ndim - 2), half)
+    low, high = x[..., :half], x[..., half:]
+    cos, sin = np.cos(angles), np.sin(angles)
+    return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+
+
+def textbook(params, x, mask):
+    """Residual streams before every layer and after the last, of x [t d]."""
+    streams = [x]
+    for i in range(SPEC.layers):
+        w = {
+            name.removeprefix("decoder.blocks."): np.asarray(value[i], np.float64)
+            for name, value in params.items()
+            if name.startswith("decoder.blocks.")
+        }
+        y = norm(x, w["attention_norm.scale"])
+        q = turn(np.einsum("td,dhrk->thrk", y, w["q.weight"]))
+        k = turn(np.einsum("td,dhk->thk", y, w["k.weight"]))
+        v = np.einsum("td,dhk->thk", y, w["v.weight"])
+        scores = np.einsum("thrk,shk->hrts", q, k) / np.sqrt(SPEC.head_size)
+        weights = np.where(mask, np.exp(scores), 0)
+        weights /= weights.sum(axis=-1, keepdims=True)
+        x = x + np.einsum("hrts,shk,hrkd->td", weights, v, w["o.weight"])
+        y = norm(x, w["mlp_norm.scale"])
+        gate = y @ w["gate.weight"]
+        x = x + (gate / (1 + np.exp(-gate)) * (y @ w["up.weight"])) @ w["down.weight"]
+        streams.append(x)
+    return streams
+
+
+@pytest.fixture(scope="module")
+def params():
+    return random_params()
+
+
+@pytest.fixture(scope="module")
+def x():
+    return jnp.asarray(np.random.default_rng(0).standard_normal((B, T, SPEC.width), np.float32))
+
+
+@pytest.fixture(scope="module")
+def mask():
+    mask = np.tril(np.ones((T, T), bool)) | (np.arange(T) < 2)  # the first two see each other
+    return jnp.broadcast_to(jnp.asarray(mask), (B, T, T))
+
+
+POSITIONS = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
+
+
+def run(config, params, x, mask, positions=POSITIONS, earlier=None):
+    model = parameters.blueprint(config).build(params)
+    return model.decoder(x, positions=positions, mask=mask, earlier=earlier)
+
+
+def test_all_streams_and_logits_follow_the_textbook(params, x, mask):
+    @jax.jit
+    def both(params):
+        model = parameters.blueprint(CONFIG).build(params)
+        states = model.decoder(x, positions=POSITIONS, mask=mask)
+        return states, model.decoder.logits(states.final)
+
+    states, logits = both(params)
+    for row in range(B):
+        streams = textbook(params, np.asarray(x[row], np.float64), np.asarray(mask[row]))
+        at = {"bank": CONFIG.evidence.bank_layer, "query": -2, "final": -1}
+        for name, place in at.items():
+            found = getattr(states, name)[row]
+            np.testing.assert_allclose(found, streams[place], atol=1e-5, err_msg=name)
+        table = np.asarray(params["decoder.embedding.table"], np.float64)
+        wanted = norm(streams[-1], np.asarray(params["decoder.norm.scale"], np.float64)) @ table.T
+        np.testing.assert_allclose(logits[row], wanted, atol=2e-5)
+
+
+def test_two_passes_equal_one(params, x, mask):
+    @jax.jit
+    def split(params):
+        first = run(CONFIG, params, x[:, :3], mask[:, :3, :3], POSITIONS[:, :3])
+        # A slot of the first pass that is not filled, as right padding leaves it.
+        kv = jax.tree.map(lambda z: jnp.concatenate([z, z[:, :, :1]], axis=2), first.kv)
+        earlier = Earlier(kv=kv, mask=jnp.broadcast_to(jnp.arange(4) < 3, (B, 4)))
+        return run(CONFIG, params, x[:, 3:], mask[:, 3:, 3:], POSITIONS[:, 3:], earlier)
+
+    whole = jax.jit(lambda p: run(CONFIG, p, x, mask))(params)
+    for name in ("bank", "query", "final"):
+        found, wanted = getattr(split(params), name), getattr(whole, name)
+        np.testing.assert_allclose(found, wanted[:, 3:], atol=1e-5)
+
+
+def test_remat_and_unrolling_change_no_gradient(params, x, mask):
+    def gradient(config):
+        def loss(params):
+            return jnp.sum(run(config, params, x, mask).final ** 2)
+
+        return jax.jit(jax.grad(loss))(params)
+
+    plain = gradient(CONFIG)
+    for change in ({"remat": "dots"}, {"remat": "full", "unroll": 3}):
+        other = gradient(dataclasses.replace(CONFIG, **change))
+        for name, wanted in plain.items():
+            np.testing.assert_allclose(other[name], wanted, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_unstacked_blocks_are_the_layers(params):
+    decoder = parameters.blueprint(CONFIG).build(params).decoder
+    blocks = decoder.unstacked()
+    assert len(blocks) == SPEC.layers
+    for i, block in enumerate(blocks):
+        np.testing.assert_array_equal(block.q.weight[...], params["decoder.blocks.q.weight"][i])
+
+
+def test_an_untied_head_is_a_table_of_its_own():
+    config = dataclasses.replace(CONFIG, decoder=dataclasses.replace(SPEC, tie_embeddings=False))
+    blueprint = parameters.blueprint(config)
+    params = {name: jnp.zeros(shape) for name, shape in blueprint.shapes.items()}
+    params["decoder.untied_head.table"] += 3
+    np.testing.assert_array_equal(blueprint.build(params).decoder.head(), 3)

@@ -1,0 +1,74 @@
+"""The size that clips are given out in, and what training changes about a clip as a whole.
+
+Every step takes all frames of a clip as one image: a few calls a clip, not a few a frame.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+from PIL import Image
+
+from tgvlm_jax.schema import DataConfig
+
+_GREY = 128.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Look:
+    """One crop, flip and colour change for all frames of a clip.
+
+    Attributes:
+        box: left, top, right and bottom, as fractions of the stored frame.
+        mirrored: left and right change places.
+        colours: for each channel given out, the weights of the three stored ones and a constant.
+    """
+
+    box: tuple[float, float, float, float]
+    mirrored: bool
+    colours: Float64[np.ndarray, "3 4"]
+
+
+def draw_look(config: DataConfig, rng: np.random.Generator) -> Look:
+    """A random look, so that a film of ten minutes does not run out."""
+    wide = rng.uniform(config.crop, 1.0)
+    tall = max(config.crop, wide * rng.uniform(0.9, 1.0))
+    left, top = rng.uniform(0, 1 - wide), rng.uniform(0, 1 - tall)
+    mirrored = bool(rng.random() < 0.5)
+    mix = np.eye(3) + 0.15 * config.jitter * rng.standard_normal((3, 3))
+    shift = 20 * config.jitter * rng.standard_normal((3, 1))
+    # About the middle grey: x -> mix (x - grey) + grey + shift.
+    constant = _GREY * (1 - mix.sum(axis=1, keepdims=True)) + shift
+    return Look(
+        box=(left, top, left + wide, top + tall),
+        mirrored=mirrored,
+        colours=np.concatenate([mix, constant], axis=1),
+    )
+
+
+def resize(
+    clip: UInt8[np.ndarray, "f y x 3"], size: tuple[int, int], *, look: Look | None = None
+) -> UInt8[np.ndarray, "f Y X 3"]:
+    """Scales every frame, or what a look shows of it, to (height, width), antialiased."""
+    count, rows, columns, _ = clip.shape
+    height, width = size
+    left, top, right, bottom = look.box if look else (0.0, 0.0, 1.0, 1.0)
+    left, top, right, bottom = left * columns, top * rows, right * columns, bottom * rows
+
+    # Across with the frames one below the other, then down with the frames side by side. Rows
+    # that the filter does not reach are left out.
+    reach = max(1.0, (bottom - top) / height)
+    low, high = max(0, math.floor(top - reach)), min(rows, math.ceil(bottom + reach))
+    rows = high - low
+    tall = Image.fromarray(clip[:, low:high].reshape(count * rows, columns, 3))
+    box = (left, 0, right, count * rows)
+    tall = tall.resize((width, count * rows), Image.Resampling.BILINEAR, box=box)
+    beside = np.asarray(tall).reshape(count, rows, width, 3).swapaxes(0, 1)
+    wide = Image.fromarray(beside.reshape(rows, count * width, 3))
+    box = (0, top - low, count * width, bottom - low)
+    wide = wide.resize((count * width, height), Image.Resampling.BILINEAR, box=box)
+    if look:
+        wide = wide.convert("RGB", tuple(look.colours.ravel().tolist()))
+    pixels = np.asarray(wide).reshape(height, count, width, 3).swapaxes(0, 1)
+    return np.ascontiguousarray(pixels[:, :, ::-1] if look and look.mirrored else pixels)
