@@ -45,8 +45,8 @@ EXCEPTIONS = {
 # Imported at the top of a module only when it is a core dependency in pyproject.toml; whatever
 # belongs to an extra is imported inside the function that needs it.
 THIRD_PARTY = {
-    "PIL", "absl", "array_record", "av", "flax", "grain", "jax", "jaxtyping", "ml_collections",
-    "numpy", "optax", "orbax", "safetensors", "scipy", "simplejpeg", "tensorflow_datasets",
+    "PIL", "absl", "array_record", "av", "einops", "flax", "grain", "jax", "jaxtyping",
+    "ml_collections", "numpy", "optax", "orbax", "safetensors", "scipy", "simplejpeg", "tensorflow_datasets",
     "tokenizers", "tqdm", "transformers",
 }  # fmt: skip
 
@@ -156,7 +156,7 @@ def test_there_is_no_drawer_for_odds_and_ends():
 
 
 def text_files():
-    found = [path for path in ROOT.iterdir() if path.is_file()]
+    found = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]
     found += [path for name in FOLDERS for path in (ROOT / name).rglob("*") if path.is_file()]
     for path in found:
         if "__pycache__" in path.parts:

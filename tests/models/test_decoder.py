@@ -13,6 +13,7 @@ from tgvlm_jax.models.decoder import Earlier
 
 SPEC = CONFIG.decoder
 B, T = 2, 5
+TAPS = tuple(range(SPEC.layers))
 
 
 def norm(x, scale):
@@ -22,7 +23,7 @@ def norm(x, scale):
 def turn(x):
     """Rotary positions 0, 1, ... of [t ... k]."""
     half = x.shape[-1] // 2
-    angles = np.arange(len(x))[:, None] * SPEC.rope_theta ** (-np.arange(half) / half)
+    angles = np.arange(len(x))[:, None] * SPEC.rope.theta ** (-np.arange(half) / half)
     angles = angles.reshape(len(x), *(1,) * (x.ndim - 2), half)
     low, high = x[..., :half], x[..., half:]
     cos, sin = np.cos(angles), np.sin(angles)
@@ -74,23 +75,25 @@ POSITIONS = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
 
 def run(config, params, x, mask, positions=POSITIONS, earlier=None):
     model = parameters.blueprint(config).build(params)
-    return model.decoder(x, positions=positions, mask=mask, earlier=earlier)
+    decoder = model.decoder
+    turn = decoder.rotation(positions)
+    return decoder(x, turn=turn, mask=mask, earlier=earlier, taps=TAPS)
 
 
 def test_all_streams_and_logits_follow_the_textbook(params, x, mask):
     @jax.jit
     def both(params):
         model = parameters.blueprint(CONFIG).build(params)
-        states = model.decoder(x, positions=POSITIONS, mask=mask)
+        turn = model.decoder.rotation(POSITIONS)
+        states = model.decoder(x, turn=turn, mask=mask, taps=TAPS)
         return states, model.decoder.logits(states.final)
 
     states, logits = both(params)
     for row in range(B):
         streams = textbook(params, np.asarray(x[row], np.float64), np.asarray(mask[row]))
-        at = {"bank": CONFIG.evidence.bank_layer, "query": -2, "final": -1}
-        for name, place in at.items():
-            found = getattr(states, name)[row]
-            np.testing.assert_allclose(found, streams[place], atol=1e-5, err_msg=name)
+        for tap in TAPS:
+            np.testing.assert_allclose(states.taps[tap][row], streams[tap], atol=1e-5)
+        np.testing.assert_allclose(states.final[row], streams[-1], atol=1e-5)
         table = np.asarray(params["decoder.embedding.table"], np.float64)
         wanted = norm(streams[-1], np.asarray(params["decoder.norm.scale"], np.float64)) @ table.T
         np.testing.assert_allclose(logits[row], wanted, atol=2e-5)
@@ -106,9 +109,10 @@ def test_two_passes_equal_one(params, x, mask):
         return run(CONFIG, params, x[:, 3:], mask[:, 3:, 3:], POSITIONS[:, 3:], earlier)
 
     whole = jax.jit(lambda p: run(CONFIG, p, x, mask))(params)
-    for name in ("bank", "query", "final"):
-        found, wanted = getattr(split(params), name), getattr(whole, name)
-        np.testing.assert_allclose(found, wanted[:, 3:], atol=1e-5)
+    found = split(params)
+    for tap in TAPS:
+        np.testing.assert_allclose(found.taps[tap], whole.taps[tap][:, 3:], atol=1e-5)
+    np.testing.assert_allclose(found.final, whole.final[:, 3:], atol=1e-5)
 
 
 def test_remat_and_unrolling_change_no_gradient(params, x, mask):

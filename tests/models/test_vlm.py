@@ -31,15 +31,21 @@ def one_pass(model, row, encoded, spans):
     x = model.decoder.embed(ids).at[0, frames].set(seen)
     block = np.concatenate([is_frame, np.zeros(t, bool)])
     mask = np.tril(np.ones((p + t, p + t), bool)) | (block & block[:, None])
-    order = {"positions": jnp.arange(p + t)[None], "mask": jnp.asarray(mask)[None]}
+    bank_layer = model.config.evidence.bank_layer
+    query_layer = model.config.decoder.layers - 1
+    order = {
+        "turn": model.decoder.rotation(jnp.arange(p + t)[None]),
+        "mask": jnp.asarray(mask)[None],
+        "taps": (bank_layer, query_layer),
+    }
 
-    bank = model.decoder(x, **order).bank[0, frames]
+    bank = model.decoder(x, **order).taps[bank_layer][0, frames]
     for at, (first, last) in zip(encoded.evidence, spans, strict=True):
         x = x.at[0, p + at].add(jnp.mean(bank[first : last + 1], axis=0))
     states = model.decoder(x, **order)
 
-    queries = model.evidence.evidence_head(states.query[:, p - 1 + encoded.evidence])
-    keys = model.evidence.frame_head(states.query[:, frames])
+    queries = model.evidence.evidence_head(states.taps[query_layer][:, p - 1 + encoded.evidence])
+    keys = model.evidence.frame_head(states.taps[query_layer][:, frames])
     return states.final[0, p - 1 : -1], model.evidence.scores(queries, keys)[0], queries[0]
 
 

@@ -88,5 +88,5 @@ def test_mask_is_causal_but_for_the_block_and_padding():
         [1, 1, 1, 1, 1, 0],
         [1, 0, 0, 0, 0, 0],  # padding is seen by nobody
     ]
-    found = causal_mask(*map(jnp.asarray, (positions, valid, block)))
+    found = causal_mask(*map(jnp.asarray, (positions, valid)), block=jnp.asarray(block))
     np.testing.assert_array_equal(found[0], np.asarray(expected, bool))

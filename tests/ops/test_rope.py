@@ -1,11 +1,19 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tgvlm_jax.ops import rope
+from tgvlm_jax.schema import RopeConfig
 
-rotate = jax.jit(rope.rotate, static_argnames="theta")
+
+@functools.partial(jax.jit, static_argnames="theta")
+def rotate(x, positions, theta):
+    turn = rope.rotation(positions, RopeConfig(theta=theta), head_size=x.shape[-1])
+    return rope.rotate(x, turn)
+
 
 POSITIONS = np.asarray([[0, 1, 2, 700], [5, 5, 3, 0]], np.int32)
 
