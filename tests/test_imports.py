@@ -46,8 +46,8 @@ EXCEPTIONS = {
 # belongs to an extra is imported inside the function that needs it.
 THIRD_PARTY = {
     "PIL", "absl", "array_record", "av", "einops", "flax", "grain", "jax", "jaxtyping",
-    "ml_collections", "numpy", "optax", "orbax", "safetensors", "scipy", "simplejpeg", "tensorflow_datasets",
-    "tokenizers", "tqdm", "transformers",
+    "ml_collections", "numpy", "optax", "orbax", "safetensors", "scipy", "simplejpeg",
+    "tensorflow_datasets", "tokenizers", "tqdm", "transformers",
 }  # fmt: skip
 
 
