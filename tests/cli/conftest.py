@@ -4,14 +4,14 @@ import contextlib
 import dataclasses
 import io
 import pathlib
+import shlex
 import shutil
 
 import pytest
 
+from tests.cli import small_config
 from tests.data.bad_videos import BIKES
 from tgvlm_jax.cli import __main__ as cli
-
-SMALL = pathlib.Path(__file__).with_name("small_config.py")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class World:
     @property
     def config(self) -> list[str]:
         """The words that name the experiment of `run`."""
-        return ["--config", str(SMALL), f"--config.data.shards={self.shards}"]
+        return ["--config", small_config.__file__, f"--config.data.shards={self.shards}"]
 
     def copy(self, folder: pathlib.Path) -> "World":
         """The same in another place, to be damaged."""
@@ -57,13 +57,39 @@ def tgvlm(capfd):
     return run
 
 
+@pytest.fixture
+def fails(world, tgvlm, tmp_path):
+    """Runs words that must fail, and gives back the one line that says why.
+
+    Words in braces are filled in: {film} a good video, {shards} and {run} good shards and a good
+    run, {config} the experiment of that run, {new} a folder that is not there yet, and whatever
+    else a test names.
+    """
+
+    def run(words: str, **places: object) -> str:
+        names = {
+            "film": BIKES,
+            "shards": world.shards,
+            "run": world.run,
+            "config": shlex.join(world.config),
+            "new": tmp_path / "new",
+        }
+        said = tgvlm(*shlex.split(words.format(**names | places)))
+        assert said.status not in (0, None)
+        assert said.err.startswith("tgvlm: error: ")
+        assert said.err.count("\n") == 1, said.err
+        return said.err.removeprefix("tgvlm: error: ").rstrip()
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> World:
     """Read it, never change it."""
     folder = tmp_path_factory.mktemp("world")
     shards, run = folder / "shards", folder / "run"
     size = ["--fps", "8", "--height", "16", "--width", "16", "--workers", "1"]
-    config = ["--config", str(SMALL), f"--config.data.shards={shards}"]
+    config = ["--config", small_config.__file__, f"--config.data.shards={shards}"]
     return World(
         shards=shards,
         run=run,

@@ -1,22 +1,16 @@
 """Everything a person can get wrong: one line that says what and what to do, and nothing half-made.
 
-Each case goes through the front door, as it would on a terminal. Words in braces are filled in:
-{film} a good video, {shards} and {run} good shards and a good run, {config} the experiment of that
-run, {new} a folder that is not there yet, and whatever else a case makes.
+Each case goes through the front door, as on a terminal; `fails` fills in the words in braces.
 """
 
-import contextlib
 import json
-import os
-import pathlib
-import shlex
+import re
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
 
-from tests.cli.conftest import SMALL
+from tests.cli import small_config
 from tests.data import bad_videos
 
 ASK = "ask --checkpoint {run} --video {film} --out {new}/answer.html"
@@ -24,27 +18,6 @@ QUESTION = "'When are the colours inverted?'"
 EVAL = "eval --checkpoint {run} --workdir {new}"
 TRAIN = "train {config} --workdir {new}"
 SHARD = "shard --videos {film} --out {new} --fps 2 --height 16 --width 16 --workers 1"
-
-
-@pytest.fixture
-def fails(world, tgvlm, tmp_path):
-    """Runs words that must fail, and gives back the one line that says why."""
-
-    def run(words: str, **places: object) -> str:
-        names = {
-            "film": bad_videos.BIKES,
-            "shards": world.shards,
-            "run": world.run,
-            "config": shlex.join(world.config),
-            "new": tmp_path / "new",
-        }
-        said = tgvlm(*shlex.split(words.format(**names | places)))
-        assert said.status not in (0, None)
-        assert said.err.startswith("tgvlm: error: ")
-        assert said.err.count("\n") == 1, said.err
-        return said.err.removeprefix("tgvlm: error: ").rstrip()
-
-    return run
 
 
 # ------------------------------------------------------------------------------------ videos
@@ -167,7 +140,7 @@ SETTINGS = {
     "accumulation": ("train.accumulate=3", "train.accumulate=3 must divide data.batch_size=2"),
     "patches": ("model.tower.patch=5", "tower.patch=5 must divide tower.height=16"),
     "frame rate": ("data.fps=4", "has 8 frames a second, but data.fps=4; set data.fps=8, or"),
-    "long clip": ("data.frames=200", "no video has room for a train clip of 200 frames: take"),
+    "long clip": ("data.frames=200", "no video has room for a training clip of 200 frames: take"),
     "short clip": ("data.frames=2", "a clip needs at least 4 frames"),
     "span": ("data.train_span=0.5,0.2", "must be fractions 0 <= start < end <= 1"),
     "vocabulary": (
@@ -197,7 +170,7 @@ CONFIGS = {
     "wrong key": (
         f"import runpy\n"
         f"def get_config():\n"
-        f"    config = runpy.run_path({str(SMALL)!r})['get_config']()\n"
+        f"    config = runpy.run_path({small_config.__file__!r})['get_config']()\n"
         f"    config.optim.lrr = 1.0\n"
         f"    return config\n",
         "c.py:4: no config key 'lrr'; did you mean 'lr'?",
@@ -227,7 +200,10 @@ WORDS = {
     "verb": ("trian --workdir x", "unknown verb 'trian'; did you mean 'train'?"),
     "flag": ("train {config} --workdri x", "unknown flag --workdri; did you mean '--workdir'?"),
     "no flag": ("train {config}", "--workdir is missing (see tgvlm train --help)"),
-    "no value": ("eval --checkpoint", "Missing value for flag --checkpoint (see tgvlm eval --help)"),
+    "no value": (
+        "eval --checkpoint",
+        "Missing value for flag --checkpoint (see tgvlm eval",
+    ),
     "no question": (ASK, "QUESTION is missing (see tgvlm ask --help)"),
     "two questions": (f"{ASK} When? Where?", "unexpected word 'Where?' (see tgvlm ask --help)"),
     "empty question": (f"{ASK} ' '", "the question is empty; ask such as"),
@@ -348,8 +324,69 @@ def test_bad_run(world, fails, tmp_path, words, damage, message):
     copy = world.copy(tmp_path).run
     damage(copy)
     line = fails(words, run=copy)
-    print(line)
     assert line.startswith(str(copy))
     assert message in line
     left = tmp_path / "new"
     assert not left.exists() or list(left.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", [cut_arrays, half_metadata, no_state])
+def test_training_does_not_go_on_from_a_damaged_checkpoint(world, fails, tmp_path, damage):
+    copy = world.copy(tmp_path).run
+    damage(copy)
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
+    line = fails("train {config} --workdir {run}", run=copy)
+    assert line.startswith(f"{copy / 'checkpoints' / '60'}: ")
+    assert "delete this folder, then the checkpoint before it counts" in line
+    del before[copy / "experiment.json"]  # the same again
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+
+
+def test_the_checkpoint_before_a_damaged_one(world, tgvlm, tmp_path):
+    """What the line advises works: the run goes on from step 30 to the same end."""
+    copy = world.copy(tmp_path).run
+    shutil.rmtree(copy / "checkpoints" / "60")
+    said = tgvlm("train", *world.config, "--workdir", copy)
+    assert (said.status, said.err) == (0, "")
+    assert f"{copy}: 30 steps; now: " in said.out
+    losses = [
+        [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (world.run, copy)
+    ]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "train {config} --config.data.batch_size=4 --workdir {run}",
+            "{run}: holds a run with data.batch_size=2, the config says 4; give another --workdir",
+        ),
+        (
+            "train {config}:steps=61 --config.seed=1 --workdir {run}",
+            "{run}: holds a run with seed=0, the config says 1 (and 1 more keys); give another",
+        ),
+        (
+            EVAL + " {config} --config.model.decoder.layers=3",
+            "{run}: holds a run with model.decoder.layers=2, the config says 3; give another",
+        ),
+        (
+            EVAL + " {config} --config.data.fps=4",
+            "{shards}: has 8 frames a second, but data.fps=4; set data.fps=8, or shard again",
+        ),
+        (
+            EVAL + " {config} --config.data.frames=30",
+            "no video has room for an evaluation clip of 30 frames: take fewer (data.frames)",
+        ),
+    ],
+)
+def test_other_config(world, fails, words, message):
+    words = words.replace("{config}:steps=61", "{config} --config.train.steps=61")
+    assert fails(words).startswith(message.format(run=world.run, shards=world.shards))
+
+
+def test_a_loss_that_is_no_number(fails):
+    line = fails(f"{TRAIN} --config.optim.lr=1e30 --config.optim.clip=0")
+    assert re.match(r"step \d+: loss (nan|inf), ", line)
+    assert "lower optim.lr" in line

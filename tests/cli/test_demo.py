@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from tests.cli.conftest import SMALL
+from tests.cli import small_config
 from tests.data.bad_videos import BIKES
 from tgvlm_jax.cli import demo_run
 
@@ -15,7 +15,7 @@ STEPS = ["[1/4", "[2/4", "[3/4", "[4/4"]
 @pytest.fixture
 def demo(tgvlm, tmp_path, monkeypatch):
     monkeypatch.setattr(demo_run, "FILM", BIKES)  # the notebook's test has the long film
-    words = ["demo", "--config", SMALL, "--workdir", tmp_path / "demo"]
+    words = ["demo", "--config", small_config.__file__, "--workdir", tmp_path / "demo"]
     return lambda *more: tgvlm(*words, *more)
 
 

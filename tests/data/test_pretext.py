@@ -247,8 +247,8 @@ def test_a_stride_without_room_is_left_out(film):
 @pytest.mark.parametrize(
     ("change", "seed", "message"),
     [
-        ({"frames": (8, 80)}, 0, "no video has room for a train clip of 80 frames"),
-        ({"train_span": (0.0, 0.05)}, 0, "no video has room for a train clip of 8 frames"),
+        ({"frames": (8, 80)}, 0, "no video has room for a training clip of 80 frames"),
+        ({"train_span": (0.0, 0.05)}, 0, "no video has room for a training clip of 8 frames"),
         ({"skip_seconds": ((0.0, 6.0),)}, 0, "no video has room"),
         ({"frames": (3, 8)}, 0, r"data\.frames=\(3, 8\): a clip needs at least 4 frames"),
         ({}, -1, "seed=-1: give 0 or more"),

@@ -123,8 +123,9 @@ class AnomalyGrounding:
         }
         for frames, found in self._windows.items():
             if not found:
+                kind = "a training" if self.training else "an evaluation"
                 raise InputError(
-                    f"no video has room for a {split} clip of {frames} frames: take fewer "
+                    f"no video has room for {kind} clip of {frames} frames: take fewer "
                     "(data.frames), a wider part (data.train_span, data.eval_span), or shard at "
                     "another fps"
                 )
