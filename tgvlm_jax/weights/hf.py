@@ -200,7 +200,7 @@ def _place(
             whole[part.cut(own)] = rows
         return whole[index]
 
-    def device_slice(index: tuple[slice, ...]) -> np.ndarray:
+    def device_slice(index: Any) -> np.ndarray:
         if not stacked:
             return np.ascontiguousarray(layer(0, index), like.dtype)
         layers = range(*index[0].indices(like.shape[0]))
