@@ -5,9 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from tests.data import bad_videos
 from tgvlm_jax.data import pretext
 from tgvlm_jax.data.augment import resize
 from tgvlm_jax.data.pretext import AnomalyGrounding, answer, question, sentences
+from tgvlm_jax.data.shards import open_shards, write_shards
 from tgvlm_jax.grounding.spans import seconds_to_frames
 from tgvlm_jax.schema import ANOMALY_KINDS, DataConfig
 from tgvlm_jax.types import InputError
@@ -211,6 +213,21 @@ def test_clips_keep_to_their_part_of_the_video(film, split, stride):
                 for start, end in SKIPPED)
     ]  # fmt: skip
     assert {time for _, time in starts} == set(allowed)
+
+
+def test_clips_keep_clear_of_frames_that_a_slow_film_repeats(tmp_path):
+    held = [*np.arange(0, 3, 0.1), *np.arange(3, 5, 0.5), *np.arange(5, 10, 0.1)]
+    path = bad_videos.synthetic(tmp_path / "slow.mp4", held)
+    settings = {"fps": 8.0, "height": 16, "width": 16, "progress": False}
+    write_shards([path], tmp_path / "shards", **settings)
+    shards = open_shards(tmp_path / "shards")
+    assert np.any(np.diff(shards.seconds("slow")) == 0)
+    config = dataclasses.replace(CONFIG, fps=8.0, skip_seconds=(), frames=(8,), strides=(1, 2))
+    made = source(shards, config=config)
+    samples = [made.sample(index, frames=8, pixels=False) for index in range(200)]
+    assert all(np.all(np.diff(sample.seconds) > 0) for sample in samples)
+    assert all(sample.duration > sample.seconds[-1] for sample in samples)
+    assert {sample.seconds[0] > 4 for sample in samples} == {True, False}
 
 
 def test_the_end_of_a_clip_is_the_next_frame_or_the_end_of_the_video(film):
