@@ -1,5 +1,6 @@
 """BLIP-2's EVA ViT and Q-Former, and InstructBLIP's with text, against transformers (float32)."""
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -77,8 +78,8 @@ def test_image_tokens(folder, blip2):
         return tokens[:, 0], model.norm(tokens)[:, 0, 0]
 
     tokens, pooled = tower.run(run, channels_last(case["pixel_values"])[:, None])
-    np.testing.assert_allclose(tokens, case["last_hidden_state"], atol=LAYERS, rtol=0)
-    np.testing.assert_allclose(pooled, case["pooled"], atol=LAYERS, rtol=0)
+    np.testing.assert_allclose(tokens, case["last_hidden_state"], atol=LAYERS, rtol=1e-5)
+    np.testing.assert_allclose(pooled, case["pooled"], atol=LAYERS, rtol=1e-5)
 
 
 def test_every_layer_of_the_tower(folder, blip2):
@@ -106,10 +107,10 @@ def test_queries_only(folder, blip2, name):
         return model(queries[:, None], image[:, None], image_mask=mask[:, None])[:, 0]
 
     got = asker.run(run, image, mask)
-    np.testing.assert_allclose(got, case["last_hidden_state"], atol=LAYERS, rtol=0)
+    np.testing.assert_allclose(got, case["last_hidden_state"], atol=LAYERS, rtol=1e-5)
     if "projected" in case:
         weight, bias = (published[f"language_projection.{name}"] for name in ("weight", "bias"))
-        np.testing.assert_allclose(got @ weight.T + bias, case["projected"], atol=LAYERS, rtol=0)
+        np.testing.assert_allclose(got @ weight.T + bias, case["projected"], atol=LAYERS, rtol=1e-5)
 
 
 def answered(model, arrays, text):
@@ -143,7 +144,7 @@ def test_with_text(folder, instruct, name):
     text = text_of(given, case.get("position_ids"))
     got = instruct.run(answered, given, text)
     keep = there(given) if name == "text" else np.ones(got.shape[:2], bool)
-    np.testing.assert_allclose(got[keep], case["last_hidden_state"][keep], atol=LAYERS, rtol=0)
+    np.testing.assert_allclose(got[keep], case["last_hidden_state"][keep], atol=LAYERS, rtol=1e-5)
 
 
 def test_every_layer_with_text(folder, instruct):
@@ -153,8 +154,6 @@ def test_every_layer_with_text(folder, instruct):
             continue
 
         def run(model, arrays, text, layers=layers):
-            import dataclasses
-
             model.config = dataclasses.replace(model.config, layers=layers)
             model.layers = first_layers(model.layers, layers)
             model.cross = first_layers(model.cross, model.config.crossings)
@@ -174,6 +173,7 @@ def test_loss_and_gradient_norms_with_text(folder, instruct):
         return jnp.sum(answered(model, arrays, text)[:, :queries] * weight[:, :queries])
 
     value, norms = instruct.loss_and_norms(loss, given, text_of(given), case["weight"])
-    np.testing.assert_allclose(value, case["loss"], rtol=1e-5)
-    got = [norms[name] for name in names]
-    np.testing.assert_allclose(got, case["grad_norm"], rtol=GRADIENTS, atol=1e-5)
+    # Hundreds of terms of either sign: the rounding is that of their sizes, not of the sum.
+    np.testing.assert_allclose(value, case["loss"], atol=1e-4, rtol=1e-5)
+    got, wanted = [norms[name] for name in names], case["grad_norm"]
+    np.testing.assert_allclose(got, wanted, rtol=GRADIENTS, atol=1e-6 * wanted.max())

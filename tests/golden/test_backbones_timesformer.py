@@ -50,7 +50,7 @@ def test_states_and_classes(folder, tower):
         return tokens[:, 0], model.logits(tokens)[:, 0]
 
     tokens, logits = tower.run(run, clips(case))
-    np.testing.assert_allclose(tokens, case["last_hidden_state"], atol=LAYERS, rtol=0)
+    np.testing.assert_allclose(tokens, case["last_hidden_state"], atol=LAYERS, rtol=1e-5)
     np.testing.assert_allclose(logits, case["logits"], atol=LOGITS, rtol=0)
 
 
@@ -75,5 +75,5 @@ def test_loss_and_gradient_norms(folder, tower):
 
     value, norms = tower.loss_and_norms(loss, clips(case), case["labels"])
     np.testing.assert_allclose(value, case["loss"], rtol=1e-5)
-    got = [norms[name] for name in names]
-    np.testing.assert_allclose(got, case["grad_norm"], rtol=GRADIENTS, atol=1e-6)
+    got, wanted = [norms[name] for name in names], case["grad_norm"]
+    np.testing.assert_allclose(got, wanted, rtol=GRADIENTS, atol=1e-6 * wanted.max())

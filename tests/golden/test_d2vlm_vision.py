@@ -14,7 +14,7 @@ from tgvlm_jax.models.eva_vit import EvaConfig
 from tgvlm_jax.models.qformer import QformerConfig, Text
 from tgvlm_jax.weights import eva, qformer
 
-PIXELS, LAYERS, TOKENS = 1e-6, 1e-5, 2e-5
+PIXELS, LAYERS, TOKENS = 1e-6, 1e-5, 5e-5
 
 
 def configured(folder):
@@ -154,12 +154,12 @@ def test_qformer(encoder, turns):
     for states, turn in zip(got, turns, strict=True):
         asked = turn["qformer_query_out"]
         frames, queries = asked.shape[:2]
-        np.testing.assert_allclose(states[:frames, :queries], asked, atol=LAYERS, rtol=0)
+        np.testing.assert_allclose(states[:frames, :queries], asked, atol=LAYERS, rtol=1e-5)
         if "qformer_text_out" in turn:
             there = np.flatnonzero(turn["text_mask"])
             text = states[:frames, queries + there]
             np.testing.assert_allclose(
-                text, turn["qformer_text_out"][:, there], atol=LAYERS, rtol=0
+                text, turn["qformer_text_out"][:, there], atol=LAYERS, rtol=1e-5
             )
 
 
