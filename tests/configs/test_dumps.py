@@ -1,6 +1,6 @@
 """Every experiment of configs/ as text, so that a changed default is seen wherever it counts.
 
-    UPDATE_DUMPS=1 pytest tests/configs     # writes the texts anew; then look at the diff
+UPDATE_DUMPS=1 pytest tests/configs     # writes the texts anew; then look at the diff
 """
 
 import os

@@ -1,0 +1,114 @@
+"""One token a frame: a Q-Former that has read the question, and one attention (D2VLM 1.1-1.3)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from tgvlm_jax import mesh
+from tgvlm_jax.models.eva_vit import EVA_VIT_G, EvaConfig, EvaVit
+from tgvlm_jax.models.layers import LayerNorm
+from tgvlm_jax.models.qformer import QFORMER_INSTRUCT, Qformer, QformerConfig, Text
+from tgvlm_jax.models.tower import dense, in_chunks, table
+
+_TOKENS = ("batch", "frames", None, None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompressorConfig:
+    """Sizes; the defaults are D2VLM with Phi-3-mini.
+
+    Attributes:
+        queries: learned tokens that read each frame. width: of the decoder, so of what comes out.
+        norm_eps: of the norms outside the Q-Former.
+        chunk: frames of one sample computed at a time, 0 for all.
+    """
+
+    qformer: QformerConfig = QFORMER_INSTRUCT
+    queries: int = 32
+    width: int = 3072
+    norm_eps: float = 1e-5
+    chunk: int = 32
+
+
+D2VLM_COMPRESSOR = CompressorConfig()
+"""As published inside D2VLM and E.T.Chat on Phi-3-mini: 195,074,944 parameters."""
+
+
+class FrameCompressor(nnx.Module):
+    """Patches of a frame and the question -> one token of the decoder's width."""
+
+    def __init__(self, config: CompressorConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+        """`dtype` is that of the parameters; activations have the patches'."""
+        c, d = config.qformer.image_width, config.qformer.width
+        made = {"rngs": rngs, "dtype": dtype}
+        norm = {"eps": config.norm_eps, "dtype": dtype}
+        self.config = config
+        self.queries = table(rngs, (config.queries, d), dtype)
+        self.image_norm = LayerNorm(c, **norm)
+        self.qformer = Qformer(config.qformer, **made)
+        self.project = dense(d, c, out=_TOKENS, **made)
+        self.q_norm, self.q = LayerNorm(c, **norm), dense(c, c, out=_TOKENS, **made)
+        self.k_norm, self.k = LayerNorm(c, **norm), dense(c, c, out=_TOKENS, **made)
+        self.out_norm = LayerNorm(c, **norm)
+        self.out = dense(c, config.width, out=_TOKENS[:3], **made)
+
+    def __call__(
+        self, patches: Float[Array, "b f p c"], text: Text | None
+    ) -> Float[Array, "b f d"]:
+        """The token of each frame.
+
+        Args:
+            patches: of a vision tower, without its class token. text: the user's question.
+        """
+        return in_chunks(lambda part: self.compress(part, text), patches, chunk=self.config.chunk)
+
+    def compress(
+        self, patches: Float[Array, "b f p c"], text: Text | None
+    ) -> Float[Array, "b f d"]:
+        """All frames at once, laid out over ("batch", "frames")."""
+        count = self.config.queries
+        asked = self.queries[...].astype(patches.dtype)
+        asked = jnp.broadcast_to(asked, (*patches.shape[:2], *asked.shape))
+        asked = self.qformer(mesh.shard(asked, *_TOKENS), self.image_norm(patches), text=text)
+        asked = self.project(asked[:, :, :count])
+        q, k = self.q(self.q_norm(asked)), self.k(self.k_norm(patches))
+        q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+        scores = jnp.einsum("bfqc,bfpc->bfqp", q, k).astype(jnp.float32)
+        weights = jax.nn.softmax(scores, axis=-1).astype(patches.dtype)
+        found = jnp.einsum("bfqp,bfpc->bfqc", weights, patches) + asked
+        return self.out(self.out_norm(jnp.mean(found, axis=2)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrameEncoderConfig:
+    """EVA ViT-g and the compressor behind it; `chunk` as in each, for the two together."""
+
+    tower: EvaConfig = EVA_VIT_G
+    compressor: CompressorConfig = D2VLM_COMPRESSOR
+    chunk: int = 32
+
+
+D2VLM_FRAME_ENCODER = FrameEncoderConfig()
+"""EVA ViT-g and the compressor as published: 1,180,969,472 parameters."""
+
+
+class FrameEncoder(nnx.Module):
+    """Normalised pixels and the question -> one token a frame; patches live for one chunk only."""
+
+    def __init__(self, config: FrameEncoderConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+        self.config = config
+        self.tower = EvaVit(config.tower, rngs=rngs, dtype=dtype)
+        self.compressor = FrameCompressor(config.compressor, rngs=rngs, dtype=dtype)
+
+    def __call__(
+        self, frames: Float[Array, "b f y x c"], text: Text | None
+    ) -> Float[Array, "b f d"]:
+        """The token of each frame, for the question of its sample."""
+
+        def encode(part):
+            return self.compressor.compress(self.tower.encode(part)[:, :, 1:], text)
+
+        return in_chunks(encode, frames, chunk=self.config.chunk)
