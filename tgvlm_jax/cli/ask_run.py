@@ -64,7 +64,7 @@ def run(
 
 def _say(answered: Answered, windows: list[Sample]) -> None:
     print(answered.text or "(the model said nothing)")
-    for first, last in answered.spans:
+    for first, last in dict.fromkeys(map(tuple, answered.spans.tolist())):
         print(f"  {first:.1f} s - {last:.1f} s")
     if not len(answered.spans):
         print("  no interval")

@@ -1,4 +1,4 @@
-"""The demo, step by step; notebooks call the same function."""
+"""The demo, step by step; the quickstart notebook calls the same functions."""
 
 import dataclasses
 import importlib.resources
@@ -43,16 +43,8 @@ def run(
         _forget(workdir)
     say = _Narrator()
     say("1/4", "the film becomes frame shards")
-    experiment = _experiment(config, workdir / "shards")
-    shard.run(
-        FILM,
-        workdir / "shards",
-        fps=experiment.data.fps,
-        height=_STORED[0],
-        width=_STORED[1],
-        quality=90,
-        workers=1,
-    )
+    experiment = load_experiment(config, shards=workdir / "shards")
+    shard_film(experiment)
 
     say("2/4", "before training: held-out questions to a model that knows nothing")
     chat = load_chat(experiment.data.tokenizer, experiment.data.template)
@@ -89,7 +81,12 @@ class _Narrator:
         print(f"\n[{step}  {time.monotonic() - self.began:4.0f} s]  {text}", flush=True)
 
 
-def _experiment(config: ConfigDict | None, shards: Path) -> Experiment:
+def load_experiment(config: ConfigDict | None = None, *, shards: Path) -> Experiment:
+    """The experiment of the demo, by default configs/tiny.py, on shards in a folder of its own.
+
+    Raises:
+        InputError: the config has unknown keys or wrong types, or there is none.
+    """
     if config is None:
         if not _CONFIG.is_file():
             raise InputError("configs/tiny.py is not beside the package; give --config FILE")
@@ -97,6 +94,19 @@ def _experiment(config: ConfigDict | None, shards: Path) -> Experiment:
     experiment = freeze(config, Experiment)
     return dataclasses.replace(
         experiment, data=dataclasses.replace(experiment.data, shards=str(shards))
+    )
+
+
+def shard_film(experiment: Experiment) -> None:
+    """Makes the shards that an experiment names out of the film that comes with the library."""
+    shard.run(
+        FILM,
+        Path(experiment.data.shards),
+        fps=experiment.data.fps,
+        height=_STORED[0],
+        width=_STORED[1],
+        quality=90,
+        workers=1,
     )
 
 

@@ -141,7 +141,7 @@ def render(answer: str, spans: Float64[np.ndarray, "e 2"]) -> str:
     times = [f"{start:.1f} s to {stop:.1f} s" for start, stop in spans[skip:]]
     times += ["?"] * (len(parts) - 1 - len(times))
     words = [parts[0]] + [time + part for time, part in zip(times, parts[1:], strict=False)]
-    return "".join(words).strip()
+    return "".join(words).replace(EVIDENCE_END, "").strip()
 
 
 @functools.cache
