@@ -7,8 +7,10 @@ A work directory holds `experiment.json` (the config, frozen), `checkpoints/STEP
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,8 +41,13 @@ _FREE = (
 )
 
 
+_METADATA_BYTES = 2**19  # of a checkpoint, at most, beside its arrays
+
+
 def save_experiment(workdir: Path, experiment: Experiment) -> None:
     """Writes the config of a run, or checks that the run already there has the same.
+
+    A run that has saved no checkpoint yet gives way to another config.
 
     Raises:
         InputError: the directory cannot be written, or holds another experiment.
@@ -48,7 +55,7 @@ def save_experiment(workdir: Path, experiment: Experiment) -> None:
     path = workdir / "experiment.json"
     with disk_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        if path.exists():
+        if path.exists() and any(workdir.glob("checkpoints/*")):
             _same(load_experiment(workdir), experiment, workdir)
     files.write_text(path, json.dumps(dataclasses.asdict(experiment), indent=1))
 
@@ -112,10 +119,14 @@ class Checkpoints:
     """Saves and restores the states of one run; saving goes on in the background."""
 
     def __init__(self, workdir: Path, *, keep: int = 2, read_only: bool = False):
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every step it takes
+        # Orbax tells of every step it takes, and of errors that it also raises.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.directory = workdir.absolute() / "checkpoints"
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=not read_only, read_only=read_only
+            max_to_keep=keep,
+            create=not read_only,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,  # what a kill left half written
         )
         if read_only and not self.directory.is_dir():
             raise InputError(f"{workdir}: holds no checkpoint yet; train for some steps first")
@@ -133,6 +144,10 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, *, data: dict[str, Any]) -> None:
         """Starts writing; a crash leaves either the whole checkpoint or none."""
         with disk_errors(self.directory.parent):
+            # A disk that fills up while Orbax writes makes its threads print tracebacks.
+            need = _METADATA_BYTES + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            if shutil.disk_usage(self.directory).free < need:
+                raise OSError(errno.ENOSPC, f"the checkpoint of step {step} takes {need} bytes")
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -231,6 +246,8 @@ def _check_arrays(folder: Path, wanted: dict[str, Any]) -> None:
     """
     with ocp.PyTreeCheckpointer() as reader:
         found: Any = reader.metadata(folder).item_metadata
+    if found is None:
+        raise ValueError("its files cannot be read")
     shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(found.tree)}
     leaves = jax.tree_util.tree_leaves_with_path(wanted)
     for path, leaf in sorted(leaves, key=lambda item: item[0][0].key != "params"):

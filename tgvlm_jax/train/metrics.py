@@ -75,8 +75,8 @@ class MetricsWriter:
         last = records[-1]
         text = "  ".join(f"{name} {last[name]:.3g}" for name in _SHOWN if name in last)
         if self._bar is not None:
-            self._bar.set_postfix_str(text)
             self._bar.update(last["step"] - self._bar.n)
+            self._bar.set_postfix_str(text)
             return
         done = last["step"] - self._first
         left = (time.monotonic() - self._start) / max(done, 1) * (self.total - last["step"])
