@@ -65,8 +65,9 @@ experiment.train
 # %% [markdown]
 # ## 2. The film
 #
-# *Big Buck Bunny* (© 2008 Blender Foundation, CC BY 3.0) comes with the library. It is decoded once,
-# into JPEG frames with the second at which each of them is on screen. Later runs find them there.
+# *Big Buck Bunny* (© 2008 Blender Foundation, CC BY 3.0) comes with the library. It is decoded
+# once, into JPEG frames with the second at which each of them is on screen; later runs find them
+# there.
 
 # %%
 demo_run.shard_film(experiment)

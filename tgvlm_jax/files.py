@@ -56,6 +56,6 @@ def disk_errors(where: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"{where}: cannot be written ({error.strerror or error}); choose a folder that exists, "
-            "is writable and has room"
+            f"{where}: cannot be written ({error.strerror or error}); choose a place that is "
+            "writable and has room"
         ) from error

@@ -26,11 +26,11 @@ ANOMALY_KINDS = (
 )
 
 
-def _positive(group: str, config: Any, *names: str) -> None:
+def _positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if any(one < 1 for one in (value if isinstance(value, tuple) else (value,))):
-            raise InputError(f"{group}.{name}={value}: give at least 1")
+            raise InputError(f"{name}={value}: give at least 1")
 
 
 def _divides(small_name: str, small: int, large_name: str, large: int) -> None:
@@ -226,7 +226,7 @@ class DataConfig:
         if not self.kinds or not self.frames or not self.strides:
             raise InputError("kinds, frames and strides must each name at least one")
         whole = ("batch_size", "frames", "strides", "max_events", "threads", "prefetch")
-        _positive("data", self, *whole, "prompt_bucket", "response_bucket")
+        _positive(self, *whole, "prompt_bucket", "response_bucket")
         for name, (start, end) in (("train_span", self.train_span), ("eval_span", self.eval_span)):
             if not 0.0 <= start < end <= 1.0:
                 raise InputError(f"{name}=({start}, {end}) must be fractions 0 <= start < end <= 1")
@@ -294,6 +294,9 @@ class TrainConfig:
     checkpoint_every: int = 200
     keep: int = 2
 
+    def __post_init__(self):
+        _positive(self, "steps", "accumulate", "log_every", "checkpoint_every", "keep")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalConfig:
@@ -312,7 +315,7 @@ class EvalConfig:
     seed: int = 1234
 
     def __post_init__(self):
-        _positive("evaluation", self, "samples", "batch_size", "max_tokens")
+        _positive(self, "samples", "batch_size", "max_tokens")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -346,4 +349,3 @@ class Experiment:
 
     def __post_init__(self):
         _divides("train.accumulate", self.train.accumulate, "data.batch_size", self.data.batch_size)
-        _positive("train", self.train, "steps", "log_every", "checkpoint_every", "keep")

@@ -39,7 +39,7 @@ def test_a_file_stands_in_the_way(fails, tmp_path, words, below):
     line = fails(words, new=tmp_path / "file" / below)
     assert line.startswith(f"{tmp_path / 'file'}")
     assert "cannot be written" in line
-    assert "another" in line or "choose a folder" in line
+    assert "another" in line or "choose a place" in line
     assert files(tmp_path) == ["file"]
     assert (tmp_path / "file").read_text() == "mine"
 

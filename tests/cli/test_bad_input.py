@@ -99,7 +99,7 @@ DAMAGES = {
     "cut in half": (cut_shard, "frames-00000.arrayrecord: has ", "re-run `tgvlm shard`"),
     "manifest disagrees": (disagreeing_manifest, "manifest.json: counts 79", "re-run"),
     "half a manifest": (half_manifest, "manifest.json: is not JSON", "re-run `tgvlm shard`"),
-    "none": (no_shards, ": no frame shards there", "make them with `tgvlm shard --out "),
+    "none": (no_shards, ": no frame shards there", "make them: tgvlm shard --videos FILMS --out "),
 }
 
 
@@ -132,11 +132,14 @@ SETTINGS = {
     "wrong element": ("data.frames=8,9.5", "config key 'data.frames[1]' wants int, got 9.5"),
     "no choice": ("optim.name=adam", "'adam' is not a choice; did you mean 'adamw'?"),
     "no kind": ("data.kinds=inverted", "kinds: 'inverted' is not one of grayscale, invert"),
-    "no steps": ("train.steps=0", "train.steps=0: give at least 1"),
-    "no rows": ("data.batch_size=0", "data.batch_size=0: give at least 1"),
-    "no stride": ("data.strides=1,0", "data.strides=(1, 0): give at least 1"),
-    "no threads": ("data.threads=0", "data.threads=0: give at least 1"),
-    "no clips to ask about": ("evaluation.samples=0", "evaluation.samples=0: give at least 1"),
+    "no steps": ("train.steps=0", "config group 'train': steps=0: give at least 1"),
+    "no rows": ("data.batch_size=0", "config group 'data': batch_size=0: give at least 1"),
+    "no stride": ("data.strides=1,0", "strides=(1, 0): give at least 1"),
+    "no threads": ("data.threads=0", "threads=0: give at least 1"),
+    "no clips": (
+        "evaluation.samples=0",
+        "group 'evaluation': samples=0: give at least 1",
+    ),
     "accumulation": ("train.accumulate=3", "train.accumulate=3 must divide data.batch_size=2"),
     "patches": ("model.tower.patch=5", "tower.patch=5 must divide tower.height=16"),
     "frame rate": ("data.fps=4", "has 8 frames a second, but data.fps=4; set data.fps=8, or"),

@@ -162,7 +162,8 @@ def open_shards(directory: str | Path, *, verify: Literal["size", "hash"] = "siz
     directory = Path(directory)
     if not any((*directory.glob("manifest*.json"), *directory.glob("frames-*"))):
         raise ShardError(
-            f"{directory}: no frame shards there; make them with `tgvlm shard --out {directory}`"
+            f"{directory}: no frame shards there; make them: tgvlm shard --videos FILMS --out "
+            f"{directory}"
         )
     if not (directory / _MANIFEST).is_file() and (directory / _UNFINISHED).is_file():
         raise ShardError(f"{directory}: was not finished; re-run `tgvlm shard`, it continues there")
