@@ -27,10 +27,10 @@ def shards(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def experiment(shards):
-    """Two frame buckets, so that a step has two shapes; random order of the buckets by seed."""
+    """Eight steps over two frame buckets, by this seed of 4 6 6 6 4 4 4 4 frames."""
     decoder = DecoderConfig(width=16, layers=3, heads=4, kv_heads=2, head_size=8, hidden=32)
     return Experiment(
-        seed=3,
+        seed=9,
         model=ModelConfig(tower=CONFIG.tower, decoder=decoder, evidence=CONFIG.evidence),
         data=DataConfig(
             shards=str(shards),
@@ -39,7 +39,7 @@ def experiment(shards):
             frames=(4, 6),
             kinds=("invert", "grayscale"),
             train_span=(0.0, 1.0),
-            prompt_bucket=32,
+            prompt_bucket=64,
             threads=1,
             prefetch=2,
         ),

@@ -135,9 +135,9 @@ def test_what_a_kill_left_half_written_does_not_count(saved, current, tmp_path):
     (half / "commit_success.txt").unlink()
     store = Checkpoints(copy)
     assert store.latest() == 5
-    assert not half.exists()
-    store.save(7, current, data={})
+    store.save(8, current, data={})
     store.close()
+    assert not half.exists()
     assert restored(copy, current)[1] == {}
 
 
