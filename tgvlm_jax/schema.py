@@ -225,7 +225,7 @@ class DataConfig:
                 raise InputError(f"kinds: {kind!r} is not one of {', '.join(ANOMALY_KINDS)}")
         if not self.kinds or not self.frames or not self.strides:
             raise InputError("kinds, frames and strides must each name at least one")
-        whole = ("batch_size", "frames", "strides", "max_events", "threads", "prefetch")
+        whole = ("batch_size", "frames", "strides", "max_events")
         _positive(self, *whole, "prompt_bucket", "response_bucket")
         for name, (start, end) in (("train_span", self.train_span), ("eval_span", self.eval_span)):
             if not 0.0 <= start < end <= 1.0:
