@@ -135,7 +135,6 @@ SETTINGS = {
     "no steps": ("train.steps=0", "config group 'train': steps=0: give at least 1"),
     "no rows": ("data.batch_size=0", "config group 'data': batch_size=0: give at least 1"),
     "no stride": ("data.strides=1,0", "strides=(1, 0): give at least 1"),
-    "no threads": ("data.threads=0", "threads=0: give at least 1"),
     "no clips": (
         "evaluation.samples=0",
         "group 'evaluation': samples=0: give at least 1",
