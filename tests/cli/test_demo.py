@@ -46,11 +46,23 @@ def test_demo(demo, tgvlm, tmp_path):
     assert (asked.status, asked.err) == (0, "")
     assert page.exists()
 
-    again = demo()
+    again = demo("--seeds=2")
     assert (again.status, again.err) == (0, "")
-    assert "trained already; --fresh trains again" in again.out
-    assert "step 60/60" not in again.out
-    assert json.loads((folder / "metrics.json").read_text()) == found
+    assert "steps, model 1 of 2\ntrained already; --fresh trains again\n" in again.out
+    assert again.out.count("step 60/60") == 1  # of the second model
+    assert "\nmIoU over 2 seeds: " in again.out
+    both = json.loads((folder / "metrics.json").read_text())
+    assert both["held_out"] == found["held_out"]
+    assert both["seeds"]["mean_iou"][:1] == found["seeds"]["mean_iou"]
+
+    other = demo("--config.train.steps=61")
+    assert other.status == 2
+    assert f"{folder / 'seed0'}: holds a run with train.steps=60, the config says 61" in other.err
+    assert other.err.endswith("; or start anew: --fresh\n")
+    assert other.out == ""
+    wrong = demo("--fresh", "--config.data.frames=0")
+    assert wrong.status == 2
+    assert (folder / "report.html").exists()
 
     fresh = demo("--fresh")
     assert (fresh.status, fresh.err) == (0, "")

@@ -21,7 +21,7 @@ from tgvlm_jax.data.pretext import question
 from tgvlm_jax.evaluation.runner import Answered, HeldOut, evaluate
 from tgvlm_jax.models import parameters
 from tgvlm_jax.schema import Experiment
-from tgvlm_jax.train import loop
+from tgvlm_jax.train import checkpoint, loop
 from tgvlm_jax.types import InputError
 
 FILM = Path(str(importlib.resources.files("tgvlm_jax") / "assets" / "big_buck_bunny.mp4"))
@@ -39,11 +39,14 @@ def run(
         Preempted: SIGTERM came; running again continues.
     """
     began = time.monotonic()
+    experiment = load_experiment(config, shards=workdir / "shards")
+    each = [dataclasses.replace(experiment, seed=experiment.seed + i) for i in range(seeds)]
     if fresh and workdir.exists():
         _forget(workdir)
+    for one in each:
+        _check_earlier(workdir / f"seed{one.seed}", one)
     say = _Narrator()
     say("1/4", "the film becomes frame shards")
-    experiment = load_experiment(config, shards=workdir / "shards")
     shard_film(experiment)
 
     say("2/4", "before training: held-out questions to a model that knows nothing")
@@ -54,9 +57,8 @@ def run(
 
     found: list[HeldOut] = []
     times: list[float] = []
-    for seed in range(seeds):
-        one = dataclasses.replace(experiment, seed=experiment.seed + seed)
-        of = f", model {seed + 1} of {seeds}" if seeds > 1 else ""
+    for number, one in enumerate(each, 1):
+        of = f", model {number} of {seeds}" if seeds > 1 else ""
         say("3/4", f"training: {size / 1e6:.1f} M parameters, {one.train.steps} steps{of}")
         start = time.monotonic()
         trained = loop.train(one, workdir / f"seed{one.seed}")
@@ -69,6 +71,15 @@ def run(
     _report(workdir, found, before, experiment, size=size, seconds=times[0])
     print(f"{time.monotonic() - began:.0f} s in all")
     return found[0]
+
+
+def _check_earlier(folder: Path, experiment: Experiment) -> None:
+    """Fails at once, and not after the sharding, where a run of another config is in the way."""
+    if (folder / "experiment.json").exists():
+        try:
+            checkpoint.save_experiment(folder, experiment)
+        except InputError as error:
+            raise InputError(f"{error}; or start anew: --fresh") from error
 
 
 class _Narrator:
