@@ -3,6 +3,7 @@
     $ tgvlm demo
     $ tgvlm demo --seeds 3        # three models; prints the spread of the result
     $ tgvlm demo --fresh          # forget the earlier run and train again
+    $ tgvlm demo --config configs/tiny.py:steps=50 --workdir runs/short
 
 In one run: shard the film that comes with the library, make questions about its first two thirds
 (something is wrong with the picture for a while: when?), train a small model from scratch, and ask

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.resources
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -69,7 +70,12 @@ def run(
 
     say("4/4", "after training: the same questions")
     _report(workdir, found, before, experiment, size=size, seconds=times[0])
+    clip = workdir / "example.mp4"
+    asked = write_example(clip, found[0].answered)
     print(f"{time.monotonic() - began:.0f} s in all")
+    print(f"\nlook:  {workdir / 'report.html'}")
+    places = ["--checkpoint", str(workdir / f"seed{experiment.seed}"), "--video", str(clip)]
+    print(f"try:   {shlex.join(['tgvlm', 'ask', *places, asked])}")
     return found[0]
 
 
@@ -164,11 +170,6 @@ def _report(
             "seeds": {"mean_iou": means.tolist(), "mean": means.mean(), "std": means.std()},
         },
     )
-    clip = workdir / "example.mp4"
-    kind = write_example(clip, first.answered)
-    print(f"\nlook:  {workdir / 'report.html'}")
-    ask = f'tgvlm ask --checkpoint {workdir}/seed{experiment.seed} --video {clip} "{kind}"'
-    print(f"try:   {ask}")
 
 
 def write_example(path: Path, answered: list[Answered]) -> str:
