@@ -25,7 +25,7 @@ def test_a_missing_folder_is_one_clear_error(tmp_path):
 def test_a_failed_replacement_leaves_no_half_written_file(tmp_path):
     target = tmp_path / "report.html"
     target.mkdir()
-    with pytest.raises(InputError, match="report.html: cannot be written"):
+    with pytest.raises(InputError, match=r"report\.html: cannot be written"):
         page.write_page(target, "text")
     assert os.listdir(tmp_path) == ["report.html"]
 
