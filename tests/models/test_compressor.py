@@ -46,7 +46,7 @@ def test_published_sizes():
 def test_one_token_a_frame_from_that_frame_and_the_question(graph_and_params, run):
     _, params = graph_and_params
     frames, text = towers.frames(2, 5), towers.text(2)
-    before = run(params, frames, text)
+    before = np.asarray(run(params, frames, text))  # waits: the frames are changed in place
     assert before.shape == (2, 5, 12)
     frames[0, 3, 5, 7] += 1
     moved = np.abs(run(params, frames, text) - before).max(axis=2)

@@ -32,7 +32,7 @@ def test_frames_do_not_mix():
     model = towers.build(graph, towers.random_params(shapes))
     run = jax.jit(lambda frames: model(frames))
     frames = towers.frames(2, 3)
-    before = run(frames)
+    before = np.asarray(run(frames))  # waits: the frames are changed in place
     assert before.shape == (2, 3, 1 + 9, 16)
     frames[1, 2, 5, 7] += 1
     moved = np.abs(run(frames) - before).max(axis=(2, 3))
