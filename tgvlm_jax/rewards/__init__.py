@@ -1,0 +1,1 @@
+"""Rewards: pure functions of an answer and its truth, one file a system."""
