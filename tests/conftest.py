@@ -6,6 +6,7 @@ beartype, and a compilation cache that lives as long as `.pytest_cache` does.
 
 import os
 import pathlib
+import subprocess
 
 import pytest
 from jaxtyping import install_import_hook
@@ -49,3 +50,15 @@ def pytest_configure(config: pytest.Config) -> None:
     golden = config.getoption("--golden")
     if golden is not None and not golden.is_dir():
         raise pytest.UsageError(f"--golden {golden}: no such folder")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

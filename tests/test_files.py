@@ -73,3 +73,15 @@ def test_other_errors_are_passed_on(tmp_path):
         fail(KeyError("a bug"))
     with pytest.raises(InputError, match=os.strerror(28)):
         fail(OSError(28, os.strerror(28)))
+    with pytest.raises(InputError, match=r"cannot be written \(RESOURCE_EXHAUSTED: no room on d"):
+        fail(ValueError("RESOURCE_EXHAUSTED: no\nroom on device"))  # tensorstore's
+    with pytest.raises(InputError, match=r"^mine$"):
+        fail(InputError("mine"))
+
+
+def test_the_hint_may_be_a_better_one(tmp_path):
+    with (
+        pytest.raises(InputError, match=r"\(No such file\); delete some runs$"),
+        files.disk_errors(tmp_path, hint="delete some runs"),
+    ):
+        raise FileNotFoundError(2, "No such file")

@@ -22,13 +22,30 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.close(handle)
         try:
             yield Path(name)
-            with open(name, "rb") as written:
-                os.fsync(written.fileno())
             os.chmod(name, 0o644)
-            os.replace(name, target)
+            publish(Path(name), target)
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(name)
+
+
+def publish(fresh: Path, path: Path) -> None:
+    """Gives a complete file or folder its name, in a way that survives a power cut.
+
+    Raises:
+        OSError: what the disk objects to.
+    """
+    _fsync(fresh)
+    os.replace(fresh, path)
+    _fsync(path.parent)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -50,12 +67,21 @@ def make_folder(path: str | os.PathLike[str]) -> None:
 
 
 @contextlib.contextmanager
-def disk_errors(where: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns what the disk objects to into one line that names the place."""
+def disk_errors(where: str | os.PathLike[str], *, hint: str = "") -> Iterator[None]:
+    """Turns what the disk objects to into one line that names the place.
+
+    Args:
+        where: the place. hint: what to do, where there is something better to say.
+    """
     try:
         yield
-    except OSError as error:
-        raise InputError(
-            f"{where}: cannot be written ({error.strerror or error}); choose a place that is "
-            "writable and has room"
-        ) from error
+    except InputError:
+        raise
+    except Exception as error:
+        text = " ".join((getattr(error, "strerror", None) or str(error)).split())[:300]
+        # Libraries that write by themselves have errors of their own for a full disk.
+        full = "RESOURCE_EXHAUSTED" in str(error) or "No space left" in str(error)
+        if not (isinstance(error, OSError) or full):
+            raise
+        hint = hint or "choose a place that is writable and has room"
+        raise InputError(f"{where}: cannot be written ({text}); {hint}") from error

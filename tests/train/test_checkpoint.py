@@ -1,7 +1,6 @@
 import dataclasses
 import os
 import shutil
-import subprocess
 
 import jax
 import numpy as np
@@ -202,18 +201,6 @@ def test_no_checkpoints_at_all(tmp_path):
     with pytest.raises(InputError, match="no checkpoint yet"):
         store.restore_params(CONFIG, mesh=None)
     store.close()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of one megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small tmpfs needs root")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_full_disk_is_one_line_and_the_earlier_checkpoint_still_loads(small_disk, current):

@@ -3,10 +3,10 @@
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tgvlm_jax import files
 from tgvlm_jax.types import InputError
 
 VERSION = 1
@@ -171,22 +171,7 @@ def save(manifest: Manifest, path: Path, scratch: Path) -> None:
     with fresh.open("w", encoding="utf-8") as file:
         json.dump(dataclasses.asdict(manifest), file, separators=(",", ":"))
         file.write("\n")
-    publish(fresh, path)
-
-
-def publish(fresh: Path, path: Path) -> None:
-    """Gives a complete file its name, in a way that survives a power cut."""
-    _fsync(fresh)
-    os.replace(fresh, path)
-    _fsync(path.parent)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    files.publish(fresh, path)
 
 
 def file_sha256(path: Path) -> str:

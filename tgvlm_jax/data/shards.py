@@ -26,6 +26,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from jaxtyping import Float64, UInt8
 from tqdm import tqdm
 
+from tgvlm_jax import files
 from tgvlm_jax.data.decode_pool import Decoded, Decoders, Job, digest_of
 from tgvlm_jax.data.manifest import (
     VERSION,
@@ -38,7 +39,6 @@ from tgvlm_jax.data.manifest import (
     damaged,
     file_sha256,
     load,
-    publish,
     save,
 )
 from tgvlm_jax.types import InputError
@@ -412,7 +412,7 @@ class _Builder:
             bytes=fresh.stat().st_size,
             sha256=file_sha256(fresh),
         )
-        publish(fresh, path)
+        files.publish(fresh, path)
         self._shards[shard.file] = shard
         self.videos |= {entry.id: entry for entry in self._pending}
         try:

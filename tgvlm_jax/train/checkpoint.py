@@ -39,9 +39,8 @@ _FREE = (
     "data.threads",
     "data.prefetch",
 )
-
-
 _METADATA_BYTES = 2**19  # of a checkpoint, at most, beside its arrays
+_NO_ROOM = "free some space or give another --workdir. Earlier checkpoints are whole"
 
 
 def save_experiment(workdir: Path, experiment: Experiment) -> None:
@@ -53,7 +52,7 @@ def save_experiment(workdir: Path, experiment: Experiment) -> None:
         InputError: the directory cannot be written, or holds another experiment.
     """
     path = workdir / "experiment.json"
-    with disk_errors(workdir):
+    with files.disk_errors(workdir, hint=_NO_ROOM):
         workdir.mkdir(parents=True, exist_ok=True)
         if path.exists() and any(workdir.glob("checkpoints/*")):
             _same(load_experiment(workdir), experiment, workdir)
@@ -130,7 +129,7 @@ class Checkpoints:
         )
         if read_only and not self.directory.is_dir():
             raise InputError(f"{workdir}: holds no checkpoint yet; train for some steps first")
-        with disk_errors(workdir):
+        with files.disk_errors(workdir, hint=_NO_ROOM):
             self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def latest(self) -> int | None:
@@ -143,7 +142,7 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState, *, data: dict[str, Any]) -> None:
         """Starts writing; a crash leaves either the whole checkpoint or none."""
-        with disk_errors(self.directory.parent):
+        with files.disk_errors(self.directory.parent, hint=_NO_ROOM):
             # A disk that fills up while Orbax writes makes its threads print tracebacks.
             need = _METADATA_BYTES + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
             if shutil.disk_usage(self.directory).free < need:
@@ -203,7 +202,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits until what was saved is on disk."""
-        with disk_errors(self.directory.parent):
+        with files.disk_errors(self.directory.parent, hint=_NO_ROOM):
             self._manager.wait_until_finished()
             self._manager.close()
 
@@ -257,23 +256,6 @@ def _check_arrays(folder: Path, wanted: dict[str, Any]) -> None:
                 f"{folder.parent}: of another model: {name} is {shapes.get(path, 'not')} there, "
                 f"{leaf.shape} by the config; use the config of that run"
             )
-
-
-@contextlib.contextmanager
-def disk_errors(where: Path) -> Iterator[None]:
-    """Turns what a full or forbidden disk raises into one line."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        text = _first_line(error)
-        if isinstance(error, OSError) or "RESOURCE_EXHAUSTED" in str(error) or "space" in text:
-            raise InputError(
-                f"{where}: cannot be written ({text}); free some space or give another --workdir. "
-                "Earlier checkpoints are whole"
-            ) from error
-        raise
 
 
 def _first_line(error: BaseException) -> str:
