@@ -61,9 +61,11 @@ def test_another_frame_size_is_refused():
         model(jnp.zeros((1, 1, 16, 16, 3)))
 
 
-def test_another_activation_is_refused():
+def test_another_architecture_is_refused():
     with pytest.raises(InputError, match="gelu_new"):
-        eva_vit.from_hf({"vision_config": {"hidden_act": "gelu_new"}})
+        eva_vit.from_hf({"model_type": "blip-2", "vision_config": {"hidden_act": "gelu_new"}})
+    with pytest.raises(InputError, match="model_type 'clip' has no EVA tower"):
+        eva_vit.from_hf({"model_type": "clip", "vision_config": {"hidden_act": "gelu"}})
 
 
 def test_sharded_equals_one_device():

@@ -112,6 +112,8 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="queries only"):
         built(vocab_size=0)(QUERIES, IMAGE, text=jax.tree.map(jnp.asarray, towers.text(2)))
     with pytest.raises(InputError, match="relu"):
-        qformer.from_hf({"qformer_config": {"hidden_act": "relu"}})
+        qformer.from_hf({"model_type": "blip-2", "qformer_config": {"hidden_act": "relu"}})
     with pytest.raises(InputError, match="use_qformer_text_input"):
-        qformer.from_hf({"use_qformer_text_input": True})
+        qformer.from_hf({"model_type": "blip_2_qformer", "use_qformer_text_input": True})
+    with pytest.raises(InputError, match="model_type 'llama' has no Q-Former"):
+        qformer.from_hf({"model_type": "llama", "hidden_size": 8})

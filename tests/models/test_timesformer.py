@@ -15,6 +15,7 @@ from tgvlm_jax.types import InputError
 HF = {
     "image_size": 12, "patch_size": 4, "num_frames": 4, "hidden_size": 16, "num_hidden_layers": 2,
     "num_attention_heads": 2, "intermediate_size": 24, "layer_norm_eps": 1e-6,
+    "model_type": "timesformer",
 }  # fmt: skip
 
 
@@ -72,6 +73,8 @@ def test_longer_clips_repeat_the_learned_times():
 def test_what_is_refused():
     with pytest.raises(InputError, match="joint_space_time"):
         from_hf(HF | {"attention_type": "joint_space_time"})
+    with pytest.raises(InputError, match="model_type 'vivit'"):
+        from_hf(HF | {"model_type": "vivit"})
     graph, shapes = towers.graph_of(towers.timesformer())
     model = towers.build(graph, towers.random_params(shapes))
     with pytest.raises(InputError, match="12 x 12"):

@@ -15,6 +15,7 @@ from tgvlm_jax.models.tower import Attention, Mlp, cut, in_chunks, patch_embeddi
 from tgvlm_jax.types import InputError
 
 _TOKENS = ("batch", "frames", None, None)
+_FAMILIES = ("blip-2", "instructblip", "blip_2_vision_model", "instructblip_vision_model")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,8 +55,11 @@ def from_hf(config: Mapping[str, Any]) -> EvaConfig:
     """The tower of a BLIP-2 or InstructBLIP `config.json`, or of its `vision_config`.
 
     Raises:
-        InputError: an activation that this tower has not.
+        InputError: another architecture, or an activation that this tower has not.
     """
+    family = config.get("model_type")
+    if family not in _FAMILIES:
+        raise InputError(f"model_type {family!r} has no EVA tower; known: {', '.join(_FAMILIES)}")
     config = config.get("vision_config", config)
     if config.get("hidden_act", "gelu") != "gelu":
         raise InputError(f"hidden_act {config['hidden_act']!r}: the EVA tower has 'gelu' only")

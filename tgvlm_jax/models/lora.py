@@ -5,6 +5,7 @@ Adapters are two more parameters of a `Linear`, `lora_a` (*inputs, rank) and `lo
 dictionary (`without`) gives the base model; `merged` folds them into its weights.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -47,7 +48,7 @@ def _attach_one(module: Linear, rule: LoraConfig, rngs: nnx.Rngs) -> None:
     names = dict(zip(order, module.axes, strict=True))
     layers, free = weight.shape[:stacked], (None,) * stacked
     inputs = [sizes[axis] for axis in letters.inputs]
-    bound = float(jnp.prod(jnp.asarray(inputs))) ** -0.5  # Kaiming uniform with a = sqrt(5)
+    bound = math.prod(inputs) ** -0.5  # Kaiming uniform with a = sqrt(5)
     shape = (*layers, *inputs, rule.rank)
     a = jax.random.uniform(rngs.params(), shape, weight.dtype, -bound, bound)
     b = jnp.zeros((*layers, rule.rank, *(sizes[axis] for axis in letters.outputs)), weight.dtype)

@@ -18,6 +18,7 @@ from tgvlm_jax.models.tower import Attention, Mlp, table
 from tgvlm_jax.types import InputError, pytree
 
 _TOKENS = ("batch", "frames", None, None)
+_FAMILIES = ("blip-2", "instructblip", "blip_2_qformer", "instructblip_qformer")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,12 @@ def from_hf(config: Mapping[str, Any]) -> QformerConfig:
     """The Q-Former of a BLIP-2 or InstructBLIP `config.json`, or of its `qformer_config`.
 
     Raises:
-        InputError: an activation that this Q-Former has not, or BLIP-2's retrieval model.
+        InputError: another architecture, an activation that this Q-Former has not, or BLIP-2's
+            retrieval model.
     """
+    family = config.get("model_type")
+    if family not in _FAMILIES:
+        raise InputError(f"model_type {family!r} has no Q-Former; known: {', '.join(_FAMILIES)}")
     config = config.get("qformer_config", config)
     if config.get("hidden_act", "gelu") != "gelu":
         raise InputError(f"hidden_act {config['hidden_act']!r}: the Q-Former has 'gelu' only")

@@ -54,15 +54,17 @@ def from_hf(config: Mapping[str, Any]) -> TimesformerConfig:
     """The tower, with its classification head, that a `config.json` describes.
 
     Raises:
-        InputError: another kind of attention or activation than the published one.
+        InputError: another architecture, attention or activation than the published one.
     """
     for key, wanted in (
+        ("model_type", "timesformer"),
         ("attention_type", "divided_space_time"),
         ("hidden_act", "gelu"),
         ("qkv_bias", True),
     ):
-        if config.get(key, wanted) != wanted:
-            raise InputError(f"{key} {config[key]!r}: the TimeSformer here has {wanted!r} only")
+        found = config.get(key, None if key == "model_type" else wanted)
+        if found != wanted:
+            raise InputError(f"{key} {found!r}: the TimeSformer here has {wanted!r} only")
     return TimesformerConfig(
         image=config["image_size"],
         patch=config["patch_size"],

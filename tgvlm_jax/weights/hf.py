@@ -1,12 +1,16 @@
 """Hugging Face folders in and out: sharded safetensors straight onto a mesh, and back.
 
-Files are read by position and never mapped into memory, one of our parameters at a time, and of it
-only what a device holds: host memory stays near the largest single parameter, not the model.
+Each published tensor is read once, cast and put on the devices that hold a slice of it; stacked
+layers are put in place one by one. Host memory stays near the largest published tensor, whatever
+the size of the model.
 """
 
 import dataclasses
+import errno
+import functools
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,33 +19,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, SingleDeviceSharding
-from safetensors.numpy import save_file
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from tqdm import tqdm
 
-from tgvlm_jax import files
+from tgvlm_jax import files, mesh
 from tgvlm_jax.types import InputError
-from tgvlm_jax.weights.mapping import (
-    Shapes,
-    Tensor,
-    numbered,
-    published_shape,
-    rows_to_ours,
-    to_theirs,
-)
+from tgvlm_jax.weights import mapping, published
+from tgvlm_jax.weights.mapping import Shapes, Tensor
+from tgvlm_jax.weights.published import Published, Spec
 
-_DTYPES = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(jnp.bfloat16),
-    "I64": np.dtype(np.int64),
-    "I32": np.dtype(np.int32),
-    "U8": np.dtype(np.uint8),
-    "BOOL": np.dtype(np.bool_),
-}
 _SHARD_BYTES = 4 * 2**30
-_INDEX = "model.safetensors.index.json"
+# Constants that older files carry beside the weights.
+_BUFFER = re.compile(r"(rotary_emb\.inv_freq|\bposition_ids|attn\.masked_bias)$")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,89 +45,40 @@ MODEL_FILES = FileNames(config="config.json", weights="model.safetensors")
 ADAPTER_FILES = FileNames(config="adapter_config.json", weights="adapter_model.safetensors")
 
 
-class Published:
-    """The tensors of a folder, by name; nothing is read before it is asked for."""
+class PublishedConfig(dict[str, Any]):
+    """A config in which asking for what is not there raises InputError."""
 
-    def __init__(self, folder: Path):
-        """Raises InputError where there is no safetensors file or one is cut off."""
-        self.folder = folder
-        self._where: dict[str, tuple[Path, int, np.dtype, tuple[int, ...]]] = {}
-        for path in _shards(folder):
-            self._read_header(path)
+    where: Path | None = None
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._where
-
-    @property
-    def names(self) -> set[str]:
-        """All there are."""
-        return set(self._where)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one."""
-        return self._where[name][3]
-
-    def dtype(self, name: str) -> np.dtype:
-        """Type of one."""
-        return self._where[name][2]
-
-    def read(self, name: str) -> np.ndarray:
-        """One whole tensor."""
-        path, start, dtype, shape = self._where[name]
-        count = int(np.prod(shape))
-        with path.open("rb") as file:
-            file.seek(start)
-            data = file.read(count * dtype.itemsize)
-        return np.frombuffer(data, dtype).reshape(shape)
-
-    def _read_header(self, path: Path) -> None:
-        size = path.stat().st_size
-        try:
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                if not 0 < length <= size - 8:
-                    raise ValueError("no header")
-                header = json.loads(file.read(length))
-            for name, entry in header.items():
-                if name == "__metadata__":
-                    continue
-                start, end = entry["data_offsets"]
-                if 8 + length + end > size:
-                    raise ValueError(f"{name} lies behind its end")
-                dtype = _DTYPES[entry["dtype"]]
-                self._where[name] = (path, 8 + length + start, dtype, tuple(entry["shape"]))
-        except (ValueError, KeyError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"{path}: cut off or no safetensors file ({error}); fetch it again"
-            ) from error
+    def __missing__(self, key: str) -> Any:
+        raise InputError(f"{self.where}: has no {key!r}, which this architecture needs")
 
 
-def _shards(folder: Path) -> list[Path]:
-    index = folder / _INDEX
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (json.JSONDecodeError, KeyError) as error:
-            raise InputError(f"{index}: damaged ({error}); fetch it again") from error
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise InputError(f"{folder}: {', '.join(missing)} of its index is not there")
-        return [folder / name for name in names]
-    found = sorted(folder.glob("*.safetensors"))
-    if not found:
-        raise InputError(f"{folder}: no .safetensors file there; give a Hugging Face folder")
-    return found
+def read_config(folder: Path, *, names: FileNames = MODEL_FILES) -> PublishedConfig:
+    """The folder's config; raises InputError where it is missing or damaged."""
+    path = folder / names.config
 
+    def named(values: dict[str, Any]) -> PublishedConfig:
+        config = PublishedConfig(values)
+        config.where = path
+        return config
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's `config.json`; raises InputError where it is missing or damaged."""
-    path = folder / "config.json"
     try:
-        return json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"), object_hook=named)
     except FileNotFoundError:
-        raise InputError(f"{folder}: no config.json; give a Hugging Face folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: damaged ({error})") from error
+        raise InputError(
+            f"{folder}: no {names.config}; give a folder in Hugging Face format"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: damaged ({error}); fetch it again") from error
+    if not isinstance(config, PublishedConfig):
+        raise InputError(f"{path}: damaged (it holds no settings); fetch it again")
+    return config
+
+
+def is_buffer(name: str) -> bool:
+    """Whether a published name is that of a constant, which no parameter of ours holds."""
+    return bool(_BUFFER.search(name))
 
 
 def load(
@@ -146,94 +86,178 @@ def load(
     tensors: Sequence[Tensor],
     *,
     like: Mapping[str, Any],
-    ignore: Callable[[str], bool] = lambda name: False,
+    ignore: Callable[[str], bool] = is_buffer,
+    names: FileNames = MODEL_FILES,
 ) -> dict[str, jax.Array]:
     """Our parameters from a published folder, laid out and typed as `like`.
 
+    Floats of other types are cast; whatever is no float (integers, 8-bit floats whose scales lie
+    elsewhere) is refused.
+
     Args:
         folder: with safetensors files. tensors: the map of its names.
-        like: dotted path -> array or ShapeDtypeStruct, whose sharding and dtype are taken.
+        like: dotted path -> array or ShapeDtypeStruct, whose sharding and dtype are taken. A
+            sharding of an abstract mesh stands for the mesh that is set.
         ignore: published names that are no error when the map does not know them.
+        names: of the files; PEFT has its own.
 
     Raises:
-        InputError: every missing, unexpected and misshapen name, in one message.
+        InputError: every missing, unexpected, misshapen and quantised name, in one message; or a
+            file that is damaged; or a parameter that the mesh does not divide.
     """
-    published = Published(folder)
+    found = Published(folder, single=names.weights)
     shapes = {path: tuple(leaf.shape) for path, leaf in like.items()}
-    _check(published, tensors, shapes, ignore)
-    sources: dict[str, list[tuple[Tensor, int]]] = {}
+    _check(found, tensors, shapes, ignore)
+    layouts = {path: _layout(path, leaf) for path, leaf in like.items()}
+    sources: dict[str, list[_Source]] = {}
     for entry in tensors:
         for place, part in enumerate(entry.parts):
-            sources.setdefault(part.path, []).append((entry, place))
+            source = _Source(entry=entry, place=place, names=mapping.numbered(entry, shapes))
+            sources.setdefault(part.path, []).append(source)
+    # The largest first: what is read beside it then lies in memory while little is loaded.
+    order = sorted(like, key=lambda path: -sum(_size(found, s) for s in sources[path]))
     loaded = {}
-    for path in tqdm(sorted(like), desc=f"loading {folder.name}", unit="tensor", disable=None):
-        loaded[path] = _place(published, sources[path], like[path], shapes)
-    return loaded
+    for path in tqdm(order, desc=f"loading {folder.name}", unit="tensor", disable=None):
+        loaded[path] = _load_one(found, sources[path], like[path], layouts[path], shapes)
+    return {path: loaded[path] for path in like}
 
 
-def _place(
-    published: Published, sources: list[tuple[Tensor, int]], like: Any, shapes: Shapes
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Source:
+    """One of the parts that a parameter is made of; names has one entry a layer."""
+
+    entry: Tensor
+    place: int
+    names: list[str]
+
+    @property
+    def part(self) -> mapping.Part:
+        return self.entry.parts[self.place]
+
+    @property
+    def stacked(self) -> bool:
+        return "{i}" in self.entry.name
+
+
+def _size(found: Published, source: _Source) -> int:
+    return int(np.prod(found.shape(source.names[0])))
+
+
+def _layout(path: str, leaf: Any) -> NamedSharding | SingleDeviceSharding:
+    """Where a parameter goes.
+
+    Raises:
+        InputError: the mesh does not divide it.
+    """
+    sharding = getattr(leaf, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or sharding.mesh.empty:
+        return SingleDeviceSharding(jax.devices()[0])
+    if isinstance(sharding.mesh, AbstractMesh):
+        sharding = NamedSharding(jax.sharding.get_mesh(), sharding.spec)
+    try:
+        sharding.shard_shape(tuple(leaf.shape))
+    except ValueError as error:
+        sizes = " x ".join(f"{name}={size}" for name, size in sharding.mesh.shape.items())
+        raise InputError(
+            f"{path} {tuple(leaf.shape)} does not divide over the mesh {sizes} as "
+            f"{sharding.spec}; choose another mesh"
+        ) from error
+    return sharding
+
+
+def _load_one(
+    found: Published,
+    sources: list[_Source],
+    like: Any,
+    layout: NamedSharding | SingleDeviceSharding,
+    shapes: Shapes,
 ) -> jax.Array:
-    """One parameter, each device's slice made from the published tensors it needs."""
-    sharding = getattr(like, "sharding", None)
-    if not isinstance(sharding, NamedSharding):
-        sharding = SingleDeviceSharding(jax.devices()[0])
-    stacked = "{i}" in sources[0][0].name
-    own = like.shape[1:] if stacked else like.shape
-    names = {entry.name: numbered(entry, shapes) for entry, _ in sources}
+    """One parameter, layer by layer where layers are stacked."""
+    shape, dtype = tuple(like.shape), np.dtype(like.dtype)
+    if not sources[0].stacked:
+        return _put(_read(found, sources, 0, dtype, shapes), layout, dtype, dtype)
+    inner, bits = layout, np.dtype(f"u{dtype.itemsize}")
+    if isinstance(layout, NamedSharding):
+        inner = NamedSharding(layout.mesh, PartitionSpec(*layout.spec[1:]))
+    concrete = layout.mesh if isinstance(layout, NamedSharding) else None
+    assert not isinstance(concrete, AbstractMesh)
+    with mesh.use(concrete):
+        stack = jnp.zeros(shape, bits, device=layout)
+        for number in range(shape[0]):
+            layer = _put(_read(found, sources, number, dtype, shapes), inner, dtype, bits)
+            # Without waiting the host runs ahead, and layers that are not placed yet pile up.
+            stack = jax.block_until_ready(_set_layer(stack, layer, number))
+        return _as_floats(stack, dtype)
 
-    def layer(number: int, index: tuple[slice, ...]) -> np.ndarray:
-        """One layer's slice; put together first where it has several sources."""
-        found = [
-            (
-                entry.parts[place],
-                rows_to_ours(
-                    entry, place, published.read(names[entry.name][number]), shapes=shapes
-                ),
-            )
-            for entry, place in sources
-        ]
-        if len(found) == 1:
-            return found[0][1][index]
-        whole = np.empty(own, like.dtype)
-        for part, rows in found:
-            whole[part.cut(own)] = rows
-        return whole[index]
+
+# Layers are put in place as unsigned integers: XLA's CPU backend updates bfloat16 by way of
+# float32, all of the stack for each layer, and quietens NaNs on the way.
+@functools.partial(jax.jit, donate_argnums=0)
+def _set_layer(stack: jax.Array, layer: jax.Array, number: jax.Array | int) -> jax.Array:
+    return jax.lax.dynamic_update_index_in_dim(stack, layer, number, axis=0)
+
+
+@functools.partial(jax.jit, donate_argnums=0, static_argnums=1)
+def _as_floats(stack: jax.Array, dtype: np.dtype) -> jax.Array:
+    return jax.lax.bitcast_convert_type(stack, dtype)
+
+
+def _put(
+    value: np.ndarray, layout: jax.sharding.Sharding, dtype: np.dtype, view: np.dtype
+) -> jax.Array:
+    """Casts, and moves to each device what it holds, bits seen as another type."""
 
     def device_slice(index: Any) -> np.ndarray:
-        if not stacked:
-            return np.ascontiguousarray(layer(0, index), like.dtype)
-        layers = range(*index[0].indices(like.shape[0]))
-        sizes = [len(range(*s.indices(n))) for s, n in zip(index, like.shape, strict=True)]
-        out = np.empty(sizes, like.dtype)
-        for row, number in enumerate(layers):
-            out[row] = layer(number, index[1:])
-        return out
+        return np.ascontiguousarray(value[index], dtype).view(view)
 
-    return jax.make_array_from_callback(tuple(like.shape), sharding, device_slice)
+    return jax.make_array_from_callback(value.shape, layout, device_slice)
+
+
+def _read(
+    found: Published, sources: list[_Source], number: int, dtype: np.dtype, shapes: Shapes
+) -> np.ndarray:
+    """A parameter, or one layer of it, put together first where it has several sources."""
+    whole = None
+    for source in sources:
+        entry, part = source.entry, source.part
+        own = mapping.own_shape(entry, part, shapes)
+        rows = mapping.rows_of(entry, source.place, shapes)
+        value = mapping.arrange(part, found.read(source.names[number], rows), own)
+        if len(sources) == 1:
+            return value
+        whole = np.empty(own, dtype) if whole is None else whole
+        whole[part.cut(own)] = value
+    assert whole is not None
+    return whole
 
 
 def _check(
-    published: Published,
+    found: Published,
     tensors: Sequence[Tensor],
     shapes: Shapes,
     ignore: Callable[[str], bool],
 ) -> None:
-    wanted = {name: entry for entry in tensors for name in numbered(entry, shapes)}
-    missing = sorted(wanted.keys() - published.names)
-    unexpected = sorted(n for n in published.names - wanted.keys() if not ignore(n))
-    misshapen = [
-        f"{name} is {published.shape(name)}, not {expected}"
-        for name, entry in sorted(wanted.items())
-        if name in published
-        and published.shape(name) != (expected := published_shape(entry, shapes))
-    ]
     mapped = {part.path for entry in tensors for part in entry.parts}
     assert mapped == shapes.keys(), sorted(mapped ^ shapes.keys())
-    problems = [("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen)]
+    wanted = {name: entry for entry in tensors for name in mapping.numbered(entry, shapes)}
+    missing = sorted(wanted.keys() - found.names)
+    unexpected = sorted(n for n in found.names - wanted.keys() if not ignore(n))
+    there = sorted(wanted.keys() & found.names)
+    misshapen = [
+        f"{name} is {found.shape(name)}, not {expected}"
+        for name in there
+        if found.shape(name) != (expected := mapping.published_shape(wanted[name], shapes))
+    ]
+    quantised = [f"{name} is {found.dtype(name)}" for name in there if not found.is_float(name)]
+    problems = [
+        ("missing", missing),
+        ("unexpected", unexpected),
+        ("misshapen", misshapen),
+        ("not of 16, 32 or 64-bit floats", quantised),
+    ]
     told = [f"{len(names)} {kind}: {', '.join(names)}" for kind, names in problems if names]
     if told:
-        raise InputError(f"{published.folder} is not this model; {'; '.join(told)}")
+        raise InputError(f"{found.folder} is not this model; {'; '.join(told)}")
 
 
 def save(
@@ -250,68 +274,62 @@ def save(
 
     Args:
         folder: must not exist. tensors: the map. params: ours.
-        config: for config.json. beside: further files, such as the tokenizer's.
+        config: for config.json; where it names a dtype, that of the parameters takes its place.
+        beside: further files, such as the tokenizer's.
         names: of the files; PEFT has its own.
+        shard_bytes: about the size of a file.
 
     Raises:
-        InputError: the folder exists or cannot be written.
+        InputError: the folder exists, cannot be written or has no room, or a file beside is not
+            there.
     """
     if folder.exists():
         raise InputError(f"{folder}: exists already; name another folder")
+    for path in beside:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file, to be put beside the weights")
+    shapes = {path: tuple(value.shape) for path, value in params.items()}
+    # Wide types first, as safetensors has it, so that each tensor starts at a multiple of its own.
+    entries = sorted(tensors, key=lambda entry: -_dtype(entry, params).itemsize)
+    specs = [
+        Spec(name=name, shape=mapping.published_shape(entry, shapes), dtype=_dtype(entry, params))
+        for entry in entries
+        for name in mapping.numbered(entry, shapes)
+    ]
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         with files.disk_errors(folder):
             scratch.mkdir(parents=True)
-            _write_shards(scratch, tensors, params, shard_bytes, names.weights)
-            (scratch / names.config).write_text(json.dumps(config, indent=2) + "\n")
+            need = sum(spec.size for spec in specs)
+            if shutil.disk_usage(scratch).free < need:
+                raise OSError(errno.ENOSPC, f"no space for {need} bytes")
+            text = json.dumps(_with_dtype(config, specs), indent=2) + "\n"
+            (scratch / names.config).write_text(text, encoding="utf-8")
             for path in beside:
                 shutil.copy(path, scratch / path.name)
-            os.replace(scratch, folder)
+            values = _theirs(entries, params)
+            published.write(scratch, specs, values, single=names.weights, shard_bytes=shard_bytes)
+            files.publish(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _write_shards(
-    folder: Path,
-    tensors: Sequence[Tensor],
-    params: Mapping[str, jax.Array],
-    shard_bytes: int,
-    single: str,
-) -> None:
-    weight_map: dict[str, int] = {}
-    shard: dict[str, np.ndarray] = {}
-    size, total, number = 0, 0, 0
-
-    def close() -> None:
-        nonlocal shard, size, number
-        number += 1
-        save_file(shard, folder / f"part-{number}", metadata={"format": "pt"})
-        shard, size = {}, 0
-
-    for name, value in _theirs(tensors, params):
-        if shard and size + value.nbytes > shard_bytes:
-            close()
-        shard[name] = np.ascontiguousarray(value)
-        weight_map[name] = number + 1
-        size, total = size + value.nbytes, total + value.nbytes
-    close()
-    if number == 1:
-        os.replace(folder / "part-1", folder / single)
-        return
-    final = {i: f"model-{i:05d}-of-{number:05d}.safetensors" for i in range(1, number + 1)}
-    for i, name in final.items():
-        os.replace(folder / f"part-{i}", folder / name)
-    index = {
-        "metadata": {"total_size": total},
-        "weight_map": {name: final[i] for name, i in sorted(weight_map.items())},
-    }
-    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+def _dtype(entry: Tensor, params: Mapping[str, Any]) -> np.dtype:
+    kinds = {np.dtype(params[part.path].dtype) for part in entry.parts}
+    assert len(kinds) == 1, f"{entry.name} is of parameters of several types"
+    return kinds.pop()
 
 
-def _theirs(
-    tensors: Sequence[Tensor], params: Mapping[str, jax.Array]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Published tensors one entry of the map at a time."""
+def _with_dtype(config: Mapping[str, Any], specs: Sequence[Spec]) -> dict[str, Any]:
+    """The config; `from_pretrained` would cast to the type it names."""
+    kinds = {spec.dtype.name for spec in specs}
+    said = [key for key in ("dtype", "torch_dtype") if key in config]
+    return {**config, **(dict.fromkeys(said, kinds.pop()) if len(kinds) == 1 else {})}
+
+
+def _theirs(tensors: Sequence[Tensor], params: Mapping[str, jax.Array]) -> Iterator[np.ndarray]:
+    """Published tensors; of ours, those of one entry of the map are on the host at a time."""
     for entry in tqdm(tensors, desc="saving", unit="tensor", disable=None):
         own = {part.path: np.asarray(jax.device_get(params[part.path])) for part in entry.parts}
-        yield from to_theirs([entry], own).items()
+        for _, value in mapping.entry_to_theirs(entry, own):
+            yield value

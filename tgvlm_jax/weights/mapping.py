@@ -9,7 +9,7 @@ theirs: `{i}` in a name stands for the number, and the leading axis of ours is n
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from einops import rearrange
@@ -88,25 +88,29 @@ def to_ours(
             for place, part in enumerate(entry.parts):
                 fill = ours.setdefault(part.path, np.empty(shapes[part.path], value.dtype))
                 fill = fill[number] if "{i}" in entry.name else fill
-                where = part.cut(fill.shape)
-                fill[where] = rows_to_ours(entry, place, value, shapes=shapes)
+                rows = value[rows_of(entry, place, shapes)] if len(entry.parts) > 1 else value
+                fill[part.cut(fill.shape)] = arrange(part, rows, fill.shape)
     return ours
 
 
 def to_theirs(tensors: Sequence[Tensor], params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Published tensors from our parameters."""
-    shapes = {path: tuple(value.shape) for path, value in params.items()}
-    theirs = {}
-    for entry in tensors:
-        for number, name in enumerate(numbered(entry, shapes)):
-            rows = []
-            for part in entry.parts:
-                value = params[part.path][number] if "{i}" in entry.name else params[part.path]
-                value = np.asarray(value)[part.cut(value.shape)]
-                left, right = part.pattern.split("->")
-                rows.append(rearrange(value, f"{right} -> {left}"))
-            theirs[name] = rows[0] if len(rows) == 1 else np.concatenate(rows)
-    return theirs
+    return {name: value for entry in tensors for name, value in entry_to_theirs(entry, params)}
+
+
+def entry_to_theirs(
+    entry: Tensor, params: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The published tensors of one entry, layer by layer."""
+    shapes = {part.path: tuple(params[part.path].shape) for part in entry.parts}
+    for number, name in enumerate(numbered(entry, shapes)):
+        rows = []
+        for part in entry.parts:
+            value = params[part.path][number] if "{i}" in entry.name else params[part.path]
+            value = np.asarray(value)[part.cut(value.shape)]
+            left, right = part.pattern.split("->")
+            rows.append(rearrange(value, f"{right} -> {left}"))
+        yield name, rows[0] if len(rows) == 1 else np.concatenate(rows)
 
 
 def numbered(entry: Tensor, shapes: Shapes) -> list[str]:
@@ -135,8 +139,10 @@ def own_shape(entry: Tensor, part: Part, shapes: Shapes) -> tuple[int, ...]:
     return tuple(shapes[part.path][1:] if "{i}" in entry.name else shapes[part.path])
 
 
-def rows_to_ours(entry: Tensor, place: int, value: np.ndarray, *, shapes: Shapes) -> np.ndarray:
-    """One layer of the parameter that part number `place` becomes, as a view where possible."""
-    part = entry.parts[place]
-    rows = value[rows_of(entry, place, shapes)] if len(entry.parts) > 1 else value
-    return rearrange(rows, part.pattern, **part.sizes(own_shape(entry, part, shapes)))
+def arrange(part: Part, rows: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """A part's rows as ours has them, a view where possible.
+
+    Args:
+        part: the part. rows: its own. shape: of ours without the layer axis.
+    """
+    return rearrange(rows, part.pattern, **part.sizes(shape))

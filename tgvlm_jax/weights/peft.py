@@ -5,7 +5,6 @@ Names and layouts follow from the map of the weights that the adapters stand bes
 serves all of it, as ours does.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,29 +17,51 @@ from tgvlm_jax.schema import LoraConfig
 from tgvlm_jax.types import InputError
 from tgvlm_jax.weights import hf
 from tgvlm_jax.weights.mapping import Part, Tensor
+from tgvlm_jax.weights.published import Published
 
-_PREFIX = "base_model.model."
+_PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+# Settings of adapters that are more than W + scale * B A, and the values with which they are not.
+_PLAIN = {
+    "use_dora": (False, None),
+    "bias": ("none", None),
+    "lora_bias": (False, None),
+    "fan_in_fan_out": (False, None),
+    "modules_to_save": (None, []),
+    "target_parameters": (None, []),
+    "trainable_token_indices": (None, []),
+}
+# These first change the base weights, which then are no longer the published ones.
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
 
 
 def adapter_tensors(tensors: Sequence[Tensor], paths: set[str]) -> list[Tensor]:
-    """The map of the adapters among `paths`, from the map of the weights."""
+    """The map of the adapters among `paths`, from the map of the weights.
+
+    Raises:
+        InputError: an adapter beside one of several parameters that are published as one.
+    """
     found = []
     for entry in tensors:
-        base = entry.parts[0].path.removesuffix(".weight")
-        if f"{base}.lora_a" not in paths:
+        bases = [part.path.removesuffix(".weight") for part in entry.parts]
+        if not any(f"{base}.lora_a" in paths for base in bases):
             continue
+        if len(set(bases)) > 1:
+            raise InputError(
+                f"{entry.name} is published as one matrix, which PEFT adapts as one: adapters of "
+                f"{' and '.join(dict.fromkeys(bases))} have no form there"
+            )
         name = _PREFIX + entry.name.removesuffix(".weight")
         out, inside = _groups(entry.parts[0])
         right = entry.parts[0].pattern.split("->")[1].split()
         inputs = " ".join(axis for axis in right if axis in _axes(inside))
         outputs = " ".join(axis for axis in right if axis in _axes(out))
-        a = Part(path=f"{base}.lora_a", pattern=f"z {inside} -> {inputs} z")
+        a = Part(path=f"{bases[0]}.lora_a", pattern=f"z {inside} -> {inputs} z")
         b = tuple(
-            Part(path=f"{base}.lora_b", pattern=f"{out} z -> z {outputs}", piece=part.piece)
+            Part(path=f"{bases[0]}.lora_b", pattern=f"{out} z -> z {outputs}", piece=part.piece)
             for part in entry.parts
         )
-        found.append(Tensor(name=f"{name}.lora_A.weight", parts=(a,)))
-        found.append(Tensor(name=f"{name}.lora_B.weight", parts=b))
+        found.append(Tensor(name=name + _A, parts=(a,), step=entry.step))
+        found.append(Tensor(name=name + _B, parts=b, step=entry.step))
     return found
 
 
@@ -55,48 +76,63 @@ def _axes(group: str) -> list[str]:
 
 
 def read_table(folder: Path, tensors: Sequence[Tensor]) -> tuple[LoraConfig, ...]:
-    """The table of adapters that a PEFT folder holds.
+    """The table of adapters that a PEFT folder holds, read off the tensors that are there.
 
     Raises:
-        InputError: no such folder, another kind of adapter, or target modules that are unknown.
+        InputError: no such folder, another kind of adapter, modules that are unknown, or layers
+            of one module that differ in rank or alpha.
     """
-    path = folder / "adapter_config.json"
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); give a PEFT folder") from error
-    if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("use_rslora"):
-        raise InputError(f"{path}: only plain LoRA adapters are read")
-    table, used = [], set()
-    targets = config["target_modules"]
+    config = hf.read_config(folder, names=hf.ADAPTER_FILES)
+    path = folder / hf.ADAPTER_FILES.config
+    _check_plain(path, config)
+    published = Published(folder, single=hf.ADAPTER_FILES.weights)
+    ranks = {
+        name.removeprefix(_PREFIX).removesuffix(_A): published.shape(name)[0]
+        for name in published.names
+        if name.endswith(_A)
+    }
+    table, known = [], set()
     for entry in tensors:
-        module = entry.name.removesuffix(".weight")
-        target = _target(module, targets)
-        if target is None:
-            continue
-        used.add(target)
-        base = entry.parts[0].path.removesuffix(".weight")
-        rank = _by_pattern(config.get("rank_pattern"), module, config["r"])
-        alpha = _by_pattern(config.get("alpha_pattern"), module, config["lora_alpha"])
-        table.append(LoraConfig(pattern=f"^{re.escape(base)}$", rank=rank, alpha=float(alpha)))
-    unknown = [] if isinstance(targets, str) else sorted(set(targets) - used)
-    if unknown or not table:
-        raise InputError(f"{path}: target modules {', '.join(unknown) or targets} are not ours")
+        module = re.escape(entry.name.removesuffix(".weight")).replace(r"\{i\}", r"\d+")
+        modules = sorted(name for name in ranks if re.fullmatch(module, name))
+        known |= set(modules)
+        found = {(ranks[name], _alpha(config, name, ranks[name])) for name in modules}
+        if len(found) > 1:
+            raise InputError(
+                f"{path}: layers of {entry.name} differ in rank or alpha; ours are alike"
+            )
+        for rank, alpha in found:
+            base = entry.parts[0].path.removesuffix(".weight")
+            table.append(LoraConfig(pattern=f"^{re.escape(base)}$", rank=rank, alpha=alpha))
+    if unknown := sorted(ranks.keys() - known):
+        raise InputError(f"{path}: {', '.join(unknown)} are no modules of this model")
+    if not table:
+        raise InputError(f"{folder}: no LoRA adapters there")
     return tuple(table)
 
 
-def _target(module: str, targets: str | Sequence[str]) -> str | None:
-    """PEFT's rule: a string is a regex for the whole name, a list has endings of it."""
-    if isinstance(targets, str):
-        return targets if re.fullmatch(targets, module.replace("{i}", "0")) else None
-    return next((t for t in targets if module == t or module.endswith(f".{t}")), None)
+def _check_plain(path: Path, config: Mapping[str, Any]) -> None:
+    if config.get("peft_type") != "LORA":
+        raise InputError(f"{path}: peft_type {config.get('peft_type')!r}; only LORA is read")
+    for key, plain in _PLAIN.items():
+        if config.get(key) not in plain:
+            raise InputError(f"{path}: {key}={config[key]!r}; only plain LoRA adapters are read")
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.startswith(_CHANGES_BASE):
+        raise InputError(
+            f"{path}: init_lora_weights={start!r} changes the base model; convert it to plain LoRA "
+            "with peft (path_initial_model_for_weight_conversion)"
+        )
 
 
-def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    for pattern, value in (patterns or {}).items():
-        if re.search(rf"(.*\.)?({pattern})$", module):
-            return value
-    return default
+def _alpha(config: Mapping[str, Any], module: str, rank: int) -> float:
+    """Alpha of a module, such that its scale is alpha / rank; PEFT's rule for patterns."""
+    alpha = config["lora_alpha"]
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            alpha = value
+            break
+    return float(alpha) * (rank**0.5 if config.get("use_rslora") else 1.0)
 
 
 def load(
@@ -107,7 +143,8 @@ def load(
     Raises:
         InputError: what `hf.load` raises.
     """
-    return hf.load(folder, adapter_tensors(tensors, set(like)), like=like)
+    own = adapter_tensors(tensors, set(like))
+    return hf.load(folder, own, like=like, names=hf.ADAPTER_FILES)
 
 
 def save(
@@ -123,20 +160,25 @@ def save(
     Args:
         folder: must not exist. tensors: the map of the weights. adapters: dotted path -> array.
         table: the rules they were attached by. base_model: name of the model they belong to.
+
+    Raises:
+        InputError: what `hf.save` and `adapter_tensors` raise.
     """
     own = adapter_tensors(tensors, set(adapters))
     rules = {}
     for entry in own:
-        if entry.name.endswith("lora_A.weight"):
+        if entry.name.endswith(_A):
             base = entry.parts[0].path.removesuffix(".lora_a")
-            module = entry.name.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
-            rules[module.rsplit(".", 1)[-1]] = next(r for r in table if re.search(r.pattern, base))
+            module = entry.name.removeprefix(_PREFIX).removesuffix(_A)
+            pattern = re.escape(module).replace(r"\{i\}", r"\d+")
+            rules[pattern] = next(r for r in table if re.search(r.pattern, base))
     rank, alpha = Counter((r.rank, r.alpha) for r in rules.values()).most_common(1)[0][0]
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_model,
-        "target_modules": sorted(rules),
+        # Whole names: an ending such as `gate_proj` may also be found in a vision tower.
+        "target_modules": "|".join(rules),
         "r": rank,
         "lora_alpha": alpha,
         "rank_pattern": {name: r.rank for name, r in rules.items() if r.rank != rank},

@@ -8,6 +8,14 @@ from tgvlm_jax.types import InputError
 from tgvlm_jax.weights.mapping import Part, Tensor, tensor
 
 _FAMILIES = ("phi3", "llama", "qwen2", "qwen2_5_vl", "qwen2_5_vl_text", "qwen3", "qwen3_vl_text")
+# Settings by which these architectures would compute something else.
+_ONLY = {
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "use_sliding_window": False,
+}
+_ROPES = ("default", "mrope", "longrope", "su")
 
 
 def from_hf(config: Mapping[str, Any]) -> DecoderConfig:
@@ -21,6 +29,9 @@ def from_hf(config: Mapping[str, Any]) -> DecoderConfig:
         raise InputError(
             f"model_type {family!r} is no decoder of ours; known: {', '.join(_FAMILIES)}"
         )
+    for key, wanted in _ONLY.items():
+        if config.get(key) not in (None, wanted):
+            raise InputError(f"{key} {config[key]!r}: this decoder has {wanted!r} only")
     heads, width = config["num_attention_heads"], config["hidden_size"]
     window = config.get("sliding_window") or 0
     return DecoderConfig(
@@ -46,7 +57,11 @@ def _rope(config: Mapping[str, Any]) -> RopeConfig:
     """Both the nested form of transformers 5 and the flat one of published files."""
     rope = dict(config.get("rope_scaling") or {}) | dict(config.get("rope_parameters") or {})
     fraction = rope.get("partial_rotary_factor", config.get("partial_rotary_factor")) or 1.0
-    longrope = rope.get("rope_type", rope.get("type")) in ("longrope", "su", "yarn")
+    kind = rope.get("rope_type", rope.get("type")) or "default"
+    # Phi-3 files of the first days call LongRoPE "yarn".
+    longrope = kind in ("longrope", "su") or (kind == "yarn" and config["model_type"] == "phi3")
+    if not longrope and kind not in _ROPES:
+        raise InputError(f"rope_type {kind!r}: this decoder has {', '.join(_ROPES)} only")
     longest = config["max_position_embeddings"]
     original = rope.get("original_max_position_embeddings") or config.get(
         "original_max_position_embeddings", longest
