@@ -180,6 +180,15 @@ def _freeze_union(value: Any, hint: Any, path: str) -> Any:
     members = [member for member in members if member is not type(None)]
     if len(members) == 1:
         return _freeze(value, members[0], path)
+    if isinstance(value, _GROUP):
+        members = [m for m in members if dataclasses.is_dataclass(m)]
+        tagged = [m for m in members if value.get("kind") in _kinds(m)]
+        if len(tagged) == 1:
+            return _freeze(value, tagged[0], path)
+        if members and all(map(_kinds, members)):
+            known = [kind for member in members for kind in _kinds(member)]
+            near = suggest(str(value.get("kind")), known)
+            raise InputError(f"config key {_join(path, 'kind')!r} is none of {known}{near}")
     exact = [member for member in members if member is type(value)]
     for member in exact + members:
         try:
@@ -187,6 +196,12 @@ def _freeze_union(value: Any, hint: Any, path: str) -> Any:
         except InputError:
             continue
     return _fail(value, hint, path)
+
+
+def _kinds(schema: Any) -> tuple[str, ...]:
+    """What the `kind` of a dataclass may say, which tells it from the others of a union."""
+    hint = typing.get_type_hints(schema).get("kind")
+    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
 
 
 def _freeze_tuple(value: Any, hint: Any, path: str) -> Any:

@@ -78,14 +78,16 @@ def check(
     wanted = [
         ("data.batch_size / train.accumulate", batch_size, "dcn x fsdp", data),
         ("model.decoder.width", model.decoder.width, "fsdp", sizes["fsdp"]),
-        ("model.tower.width", model.tower.width, "fsdp", sizes["fsdp"]),
-        ("model.tower.hidden", model.tower.hidden, "fsdp", sizes["fsdp"]),
         ("model.decoder.kv_heads", model.decoder.kv_heads, "tp", sizes["tp"]),
         ("model.decoder.hidden", model.decoder.hidden, "tp", sizes["tp"]),
-        ("model.decoder.width / 2", model.decoder.width // 2, "tp", sizes["tp"]),
         ("model.decoder.vocab_size", model.decoder.vocab_size, "tp", sizes["tp"]),
         *((f"data.frames {count}", count, "tp", sizes["tp"]) for count in frames),
     ]
+    if model.tower is not None:
+        wanted.append(("model.tower.width", model.tower.width, "fsdp", sizes["fsdp"]))
+        wanted.append(("model.tower.hidden", model.tower.hidden, "fsdp", sizes["fsdp"]))
+    if model.evidence is not None:
+        wanted.append(("model.decoder.width / 2", model.decoder.width // 2, "tp", sizes["tp"]))
     for name, size, axis, count in wanted:
         if size % count:
             raise InputError(f"{name}={size} does not divide by mesh axis {axis}={count}")

@@ -89,21 +89,61 @@ def pytree(cls: type[T]) -> type[T]:
 
 @pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Frames:
+    """Frames of one size, one visual token each.
+
+    Attributes:
+        pixels: RGB, padded to the frame bucket. mask: true on real frames.
+    """
+
+    pixels: Annotated[Any, "uint8 b f y x 3"]
+    mask: Annotated[Any, "bool b f"]
+
+
+@pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PatchRows:
+    """Images and videos of any size, as `f` rows of `p` patch slots (`data/qwen_rows.py`).
+
+    A row holds one or several whole frames (temporal patches), since frames do not see each other.
+
+    Attributes:
+        patches: each flat as (channel, frame, y, x); uint8 pixels, or floats that are normalised
+            already. Empty slots are zero.
+        coordinates: row and column of a patch in its frame.
+        frames, windows: which frame and which window of it a patch belongs to, numbered within
+            the sample, -1 for empty slots; without windows both are the same.
+        table: where in the table of learned positions a patch lies, in rows and columns of the
+            table; zero without one.
+    """
+
+    patches: Annotated[Any, "uint8 b f p c"]
+    coordinates: Annotated[Any, "int32 b f p 2"]
+    frames: Annotated[Any, "int32 b f p"]
+    windows: Annotated[Any, "int32 b f p"]
+    table: Annotated[Any, "float32 b f p 2"]
+
+
+@pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompt:
     """All that stands before the answer: system text, frames, question.
 
     Attributes:
-        frames: RGB, padded to the frame bucket; `frame_mask` is true on real frames.
-        tokens: ids, right-padded; a frame's slot holds the placeholder id.
-        frame_index: which frame stands in a slot, -1 for text and padding.
+        visual: what the tower sees, Frames or PatchRows; None for text alone.
+        tokens: ids, right-padded; a visual token's slot holds the placeholder id.
+        visual_index: which of the tower's tokens stands in a slot, -1 for text and padding.
         length: filled slots of each row.
+        positions: time, row and column of each slot (M-RoPE); None counts slots.
+        offset: what the position of what follows is ahead of `length`; None with `positions`.
     """
 
-    frames: Annotated[Any, "uint8 b f y x 3"]
-    frame_mask: Annotated[Any, "bool b f"]
+    visual: Annotated[Any, "Frames | PatchRows | None"]
     tokens: Annotated[Any, "int32 b p"]
-    frame_index: Annotated[Any, "int32 b p"]
+    visual_index: Annotated[Any, "int32 b p"]
     length: Annotated[Any, "int32 b"]
+    positions: Annotated[Any, "int32 b 3 p | None"] = None
+    offset: Annotated[Any, "int32 b | None"] = None
 
 
 @pytree

@@ -65,8 +65,8 @@ def test_frames_stand_between_the_turn_and_the_question(chat):
     assert is_frame.sum() == 6
     first = int(np.argmax(is_frame))
     np.testing.assert_array_equal(np.flatnonzero(is_frame), first + np.arange(6))
-    np.testing.assert_array_equal(encoded.frame_index[is_frame], np.arange(6))
-    assert np.all(encoded.frame_index[~is_frame] == -1)
+    np.testing.assert_array_equal(encoded.visual_index[is_frame], np.arange(6))
+    assert np.all(encoded.visual_index[~is_frame] == -1)
     said = chat.tokenizer.decode(encoded.prompt.tolist(), skip_special_tokens=False)
     # The turn markers swallow the white space to their right, as Phi-3's do.
     assert said == (

@@ -90,7 +90,7 @@ def test_rows_of_all_hosts_are_the_batch(make, hosts):
 
 
 def test_buckets_of_frames_are_drawn_by_step(make):
-    shapes = {make()(step).prompt.frames.shape for step in range(STEPS)}
+    shapes = {make()(step).prompt.visual.pixels.shape for step in range(STEPS)}
     assert shapes == {(4, frames, *SIZE, 3) for frames in CONFIG.frames}
 
 
@@ -99,7 +99,7 @@ def test_what_the_model_is_given_fits_together(make, chat):
     maker = make()
     for step in range(6):
         batch = maker(step)
-        frames = batch.prompt.frames.shape[1]
+        frames = batch.prompt.visual.pixels.shape[1]
         samples = [maker.source.sample(4 * step + row, frames=frames) for row in range(4)]
         for row, sample in enumerate(samples):
             prompt, response = (
@@ -109,11 +109,11 @@ def test_what_the_model_is_given_fits_together(make, chat):
             encoded = chat.encode(sample)
             length = len(encoded.prompt)
             assert prompt.length == length
-            np.testing.assert_array_equal(prompt.frames, sample.frames)
+            np.testing.assert_array_equal(prompt.visual.pixels, sample.frames)
             np.testing.assert_array_equal(prompt.tokens[:length], encoded.prompt)
             assert np.all(prompt.tokens[length:] == chat.pad_id)
-            assert np.all(prompt.frame_index[length:] == -1)
-            shown = prompt.frame_index[prompt.tokens == chat.frame_id]
+            assert np.all(prompt.visual_index[length:] == -1)
+            shown = prompt.visual_index[prompt.tokens == chat.frame_id]
             np.testing.assert_array_equal(shown, np.arange(frames))
             said = response.tokens[response.mask].tolist()
             assert chat.decode(said) == sample.answer
@@ -158,10 +158,10 @@ def test_padding_is_marked_as_such(chat):
     samples = [sample(frames=5), long, sample(frames=6, answer="", spans=0)]
     batch = collated(samples, chat, max_events=4)
     prompt, response = batch.prompt, batch.response
-    assert prompt.frames.shape == (3, 10, 2, 3, 3)
-    assert prompt.frame_mask.sum(axis=1).tolist() == [5, 9, 6]
-    assert np.all(prompt.frames[prompt.frame_mask] == 7)
-    assert np.all(prompt.frames[~prompt.frame_mask] == 0)
+    assert prompt.visual.pixels.shape == (3, 10, 2, 3, 3)
+    assert prompt.visual.mask.sum(axis=1).tolist() == [5, 9, 6]
+    assert np.all(prompt.visual.pixels[prompt.visual.mask] == 7)
+    assert np.all(prompt.visual.pixels[~prompt.visual.mask] == 0)
     assert prompt.length.tolist() == [len(chat.encode(one).prompt) for one in samples]
     assert prompt.tokens.shape[1] == round_up(int(prompt.length.max()), 8)
     # Three events in slots 0 to 2, mentioned again in slots 4 to 6 of 8.
@@ -188,7 +188,7 @@ def test_nothing_to_answer_still_has_a_shape(chat):
 
 def test_the_smallest_bucket_that_fits_is_taken(chat):
     for frames, bucket in ((5, 6), (6, 6), (7, 10), (10, 10)):
-        assert collated([sample(frames=frames)], chat).prompt.frames.shape[1] == bucket
+        assert collated([sample(frames=frames)], chat).prompt.visual.pixels.shape[1] == bucket
     assert [round_up(n, 8) for n in (1, 8, 9, 16, 17)] == [8, 8, 16, 16, 24]
 
 

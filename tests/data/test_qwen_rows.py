@@ -51,7 +51,8 @@ def test_every_patch_is_in_one_place(slots, rows):
     grids = [item.grid for item in items]
     assert qr.rows_needed(grids, slots=slots) == rows
     got = qr.to_rows(items, rule=TINY, rows=rows, slots=slots)
-    flat = got.patches[..., 0].reshape(-1, 4)
+    rows_of = got.rows
+    flat = rows_of.patches[..., 0].reshape(-1, 4)
     # The tokens, read in their order, are the patches in theirs.
     wanted = np.concatenate([item.patches[:, 0] for item in items]).reshape(-1, 4)
     np.testing.assert_array_equal(flat[got.tokens], wanted)
@@ -59,23 +60,23 @@ def test_every_patch_is_in_one_place(slots, rows):
     used[got.tokens] = True
     assert used.sum() == len(got.tokens) == sum(qr.token_count(g, rule=TINY) for g in grids)
     empty = ~np.repeat(used, 4).reshape(rows, slots)
-    for array in (got.frames, got.windows):
+    for array in (rows_of.frames, rows_of.windows):
         np.testing.assert_array_equal(array == -1, empty)
-    assert not got.patches[empty].any()
+    assert not rows_of.patches[empty].any()
     # A frame stays in one row, and a window in one frame.
-    assert len(np.unique(got.frames[~empty])) == 5
+    assert len(np.unique(rows_of.frames[~empty])) == 5
     for frame in range(5):
-        where = got.frames == frame
+        where = rows_of.frames == frame
         assert where.any(axis=1).sum() == 1
-        inside = np.unique(got.windows[where])
-        assert not np.isin(got.windows[~where], inside).any()
+        inside = np.unique(rows_of.windows[where])
+        assert not np.isin(rows_of.windows[~where], inside).any()
 
 
 def test_the_bucket_does_not_change_with_the_sample():
     shapes = set()
     for items in ([patched(1, 4, 6)], [patched(2, 2, 2), patched(1, 6, 6)], []):
         got = qr.to_rows(items, rule=TINY, rows=2, slots=40, tokens=20)
-        shapes.add(tuple(np.shape(value) for value in vars(got).values()))
+        shapes.add((got.tokens.shape, *(np.shape(x) for x in vars(got.rows).values())))
     assert len(shapes) == 1
 
 

@@ -12,7 +12,7 @@ from tgvlm_jax.data.chat import load_chat
 from tgvlm_jax.data.pretext import AnomalyGrounding
 from tgvlm_jax.data.shards import open_shards, write_shards
 from tgvlm_jax.evaluation import runner
-from tgvlm_jax.rollout.sampler import Generation
+from tgvlm_jax.rollout.sampler import Generation, Grounding
 from tgvlm_jax.schema import Experiment
 from tgvlm_jax.train import loop
 from tgvlm_jax.types import Sample
@@ -151,16 +151,17 @@ def says(monkeypatch, experiment):
     def read(sample, text, ranges):
         tokens = CHAT.tokenizer.encode(text, add_special_tokens=False).ids
         size, most = experiment.evaluation.batch_size, 16
-        made = Generation(
-            tokens=np.full((size, most), CHAT.pad_id, np.int32),
+        grounding = Grounding(
             spans=np.zeros((size, most, 2), np.int32),
             probabilities=np.full((size, most, 8), 0.5, np.float32),
         )
+        tokens_of = np.full((size, most), CHAT.pad_id, np.int32)
+        made = Generation(tokens=tokens_of, grounding=grounding)
         made.tokens[:, : len(tokens)] = tokens
         places = [i for i, token in enumerate(tokens) if token == CHAT.evidence_id]
         for number, (place, frames) in enumerate(zip(places, ranges, strict=True)):
-            made.spans[:, place] = frames
-            made.probabilities[:, place] = number / 10
+            grounding.spans[:, place] = frames
+            grounding.probabilities[:, place] = number / 10
         monkeypatch.setattr(runner, "generate", lambda *_, **__: made)
         return answer({}, [sample], experiment)[0]
 

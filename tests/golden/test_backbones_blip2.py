@@ -32,7 +32,7 @@ def blip2(folder, loaded_from):
     if folder not in loaded_from:
         hf = json.loads((folder / "config.json").read_text())
         published = load_file(folder / "model.safetensors")
-        tower, asker = eva_vit.from_hf(hf), qformer.from_hf(hf)
+        tower, asker = eva.from_hf(hf), qformer_names.from_hf(hf)
         loaded = (
             Loaded(
                 lambda **made: eva_vit.EvaVit(tower, **made),
@@ -58,7 +58,7 @@ def blip2(folder, loaded_from):
 def instruct(folder, loaded_from):
     folder = folder / "instruct_text"
     if folder not in loaded_from:
-        config = qformer.from_hf(json.loads((folder / "config.json").read_text()))
+        config = qformer_names.from_hf(json.loads((folder / "config.json").read_text()))
         published = load_file(folder / "model.safetensors")
         loaded = Loaded(
             lambda **made: qformer.Qformer(config, **made),

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file
 
 from tgvlm_jax.data import mrope, qwen_patches, qwen_rows
 from tgvlm_jax.models.qwen_vit import QwenVisionTower
-from tgvlm_jax.models.qwen_vit_config import from_hf
 from tgvlm_jax.weights import mapping, qwen_vision
+from tgvlm_jax.weights.qwen_vision import from_hf
 
 FOLDERS = ("qwen2_5_vl", "qwen3_vl")
 TOKENS = 1e-5  # absolute beside as much relative, on features of unit size
@@ -77,21 +77,11 @@ class Reference:
 
     def encode(self, samples, *, rows, slots):
         laid = [qwen_rows.to_rows(s, rule=self.rule, rows=rows, slots=slots) for s in samples]
-        inputs = {
-            name: np.stack([getattr(one, name) for one in laid])
-            for name in ("patches", "coordinates", "frames", "windows", "table")
-        }
-
-        @jax.jit
-        def run(state, inputs):
-            inputs = dict(inputs)
-            out = nnx.merge(self.graph, state)(inputs.pop("patches"), **inputs)
-            return {"tokens": out.tokens, "deepstack": out.deepstack}
-
+        inputs = jax.tree.map(lambda *values: np.stack(values), *(one.rows for one in laid))
+        run = jax.jit(lambda state, inputs: nnx.merge(self.graph, state)(inputs))
         out = jax.device_get(run(self.state, inputs))
-        width = self.config.out_width
-        flat = out["tokens"].reshape(len(laid), -1, width)
-        deep = out["deepstack"].reshape(len(self.config.deepstack), *flat.shape)
+        flat = out.tokens.reshape(len(laid), -1, self.config.out_width)
+        deep = out.deepstack.reshape(len(self.config.deepstack), *flat.shape)
         return [(flat[i][one.tokens], deep[:, i][:, one.tokens]) for i, one in enumerate(laid)]
 
 
@@ -147,7 +137,7 @@ def prompt_items(reference, case):
         for grid in found:
             if kind == "image":
                 items = [mrope.image_item(*grid[1:])]
-            elif reference.config.family == "qwen3_vl":
+            elif reference.config.kind == "qwen3_vl":
                 items = mrope.video_frames(grid)
             else:
                 items = [mrope.video_item(grid, seconds=next(seconds, 1.0))]

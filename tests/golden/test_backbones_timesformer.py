@@ -9,8 +9,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.golden.published import Loaded, cases, channels_last, first_layers
-from tgvlm_jax.models.timesformer import Timesformer, from_hf
+from tgvlm_jax.models.timesformer import Timesformer
 from tgvlm_jax.weights import timesformer
+from tgvlm_jax.weights.timesformer import from_hf
 
 LAYERS, LOGITS, GRADIENTS = 1e-5, 1e-4, 1e-3
 

@@ -9,9 +9,9 @@ from safetensors.numpy import load_file
 
 from tests.golden.published import Loaded, cases, channels_last
 from tgvlm_jax.data import pixels, wordpiece
-from tgvlm_jax.models.compressor import CompressorConfig, FrameEncoder, FrameEncoderConfig
-from tgvlm_jax.models.eva_vit import EvaConfig
-from tgvlm_jax.models.qformer import QformerConfig, Text
+from tgvlm_jax.models.compressor import FrameEncoder
+from tgvlm_jax.models.qformer import Text
+from tgvlm_jax.schema import CompressorConfig, EvaConfig, FrameEncoderConfig, QformerConfig
 from tgvlm_jax.weights import eva, qformer
 
 PIXELS, LAYERS, TOKENS = 1e-6, 1e-5, 5e-5
@@ -42,7 +42,7 @@ def configured(folder):
         norm_eps=text["layer_norm_eps"],
     )
     return FrameEncoderConfig(
-        tower=tower,
+        eva=tower,
         compressor=CompressorConfig(
             qformer=asker,
             queries=text["num_queries"],
@@ -63,7 +63,7 @@ def encoder(suite, loaded_from):
     if suite not in loaded_from:
         config = configured(suite)
         published = load_file(suite / "model.safetensors")
-        tensors = eva.tensors(config.tower, prefix=eva.D2VLM, ours="tower.")
+        tensors = eva.tensors(config.eva, prefix=eva.D2VLM, ours="eva.")
         tensors += qformer.compressor_tensors(config.compressor, ours="compressor.")
         loaded = Loaded(lambda **made: FrameEncoder(config, **made), tensors, published)
         vision = {n for n in published if "vision_tower" in n or "qformer" in n}
@@ -83,7 +83,7 @@ def described(suite):
 
 
 def test_pixels(suite, recorded, described):
-    side = configured(suite).tower.image
+    side = configured(suite).eva.image
     for case in described["pixel_cases"]:
         arrays = recorded[case["key"]]
         got = pixels.clip_pixels(arrays["raw"], side, normalisation=pixels.CLIP)
@@ -137,7 +137,7 @@ def pixels_of(turns):
 
 
 def test_tower(encoder, turns):
-    got = encoder.run(lambda model, frames: model.tower(frames), pixels_of(turns))
+    got = encoder.run(lambda model, frames: model.eva(frames), pixels_of(turns))
     for tokens, turn in zip(got, turns, strict=True):
         wanted = turn["eva"]
         np.testing.assert_allclose(tokens[: len(wanted)], wanted, atol=LAYERS, rtol=1e-5)
@@ -177,7 +177,7 @@ def test_frame_tokens_of_the_training_samples(suite, encoder):
         for sample in named:
             turn = {k: arrays[sample["key"] + k] for k in ("text_ids", "frame_tokens")}
             clip = arrays[f"video.{sample['video']}"]
-            side = configured(suite).tower.image
+            side = configured(suite).eva.image
             shown = pixels.clip_pixels(clip, side, normalisation=pixels.CLIP)
             turn |= {
                 "pixels": np.moveaxis(shown, -1, 1),

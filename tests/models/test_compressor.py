@@ -8,7 +8,8 @@ import pytest
 
 from tests.models import towers
 from tgvlm_jax import mesh
-from tgvlm_jax.models.compressor import D2VLM_COMPRESSOR, D2VLM_FRAME_ENCODER, FrameCompressor
+from tgvlm_jax.models.compressor import FrameCompressor
+from tgvlm_jax.models.presets import D2VLM_COMPRESSOR, D2VLM_FRAME_ENCODER
 from tgvlm_jax.schema import MeshConfig
 
 
@@ -63,15 +64,15 @@ def test_chunks_change_nothing(graph_and_params, run):
     _, params = graph_and_params
     given = towers.frames(2, 5), towers.text(2)
     part = dataclasses.replace(towers.ENCODER.compressor, chunk=1)
-    tower = dataclasses.replace(towers.EVA, chunk=3)
+    eva = dataclasses.replace(towers.EVA, chunk=3)
     whole, _ = towers.graph_of(
-        towers.encoder(dataclasses.replace(towers.ENCODER, chunk=0, compressor=part, tower=tower))
+        towers.encoder(dataclasses.replace(towers.ENCODER, chunk=0, compressor=part, eva=eva))
     )
 
     @jax.jit
     def apart(params, frames, text):
         model = towers.build(whole, params)
-        return model(frames, text), model.compressor(model.tower(frames)[:, :, 1:], text)
+        return model(frames, text), model.compressor(model.eva(frames)[:, :, 1:], text)
 
     for found in apart(params, *given):
         np.testing.assert_allclose(found, run(params, *given), atol=1e-5)

@@ -8,10 +8,11 @@ import pytest
 
 from tests.models import towers
 from tgvlm_jax import mesh
-from tgvlm_jax.models import eva_vit
-from tgvlm_jax.models.eva_vit import EVA_VIT_G, EvaVit
+from tgvlm_jax.models.eva_vit import EvaVit
+from tgvlm_jax.models.presets import EVA_VIT_G
 from tgvlm_jax.schema import MeshConfig
 from tgvlm_jax.types import InputError
+from tgvlm_jax.weights import eva
 
 
 def make(**changes):
@@ -63,9 +64,9 @@ def test_another_frame_size_is_refused():
 
 def test_another_architecture_is_refused():
     with pytest.raises(InputError, match="gelu_new"):
-        eva_vit.from_hf({"model_type": "blip-2", "vision_config": {"hidden_act": "gelu_new"}})
+        eva.from_hf({"model_type": "blip-2", "vision_config": {"hidden_act": "gelu_new"}})
     with pytest.raises(InputError, match="model_type 'clip' has no EVA tower"):
-        eva_vit.from_hf({"model_type": "clip", "vision_config": {"hidden_act": "gelu"}})
+        eva.from_hf({"model_type": "clip", "vision_config": {"hidden_act": "gelu"}})
 
 
 def test_sharded_equals_one_device():

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tests.models import towers
-from tgvlm_jax.models import qformer
-from tgvlm_jax.models.qformer import QFORMER_BLIP2, QFORMER_INSTRUCT, Qformer, Text
+from tgvlm_jax.models.presets import QFORMER_BLIP2, QFORMER_INSTRUCT
+from tgvlm_jax.models.qformer import Qformer, Text
 from tgvlm_jax.types import InputError
+from tgvlm_jax.weights import qformer
 
 
 def make(**changes):

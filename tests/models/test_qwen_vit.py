@@ -11,18 +11,18 @@ from flax import nnx
 
 from tgvlm_jax import mesh
 from tgvlm_jax.data import qwen_patches, qwen_rows
-from tgvlm_jax.models import qwen_vit_config as presets
-from tgvlm_jax.models.qwen_vit import QwenVisionTower, at_placeholders
-from tgvlm_jax.schema import MeshConfig
+from tgvlm_jax.models import presets
+from tgvlm_jax.models.qwen_vit import QwenVisionTower
+from tgvlm_jax.models.vlm import at_slots, flat
+from tgvlm_jax.schema import MeshConfig, QwenVisionConfig
 from tgvlm_jax.types import InputError
+from tgvlm_jax.weights import qwen_vision
 
 FLOAT32 = jnp.dtype("float32")
 SMALL = {"layers": 3, "width": 16, "heads": 2, "hidden": 20, "out_width": 24, "patch": 2}
 CONFIGS = {
-    "qwen2_5_vl": presets.QwenVisionConfig(family="qwen2_5_vl", full_layers=(1,), **SMALL),
-    "qwen3_vl": presets.QwenVisionConfig(
-        family="qwen3_vl", table_side=3, deepstack=(0, 1), **SMALL
-    ),
+    "qwen2_5_vl": QwenVisionConfig(kind="qwen2_5_vl", full_layers=(1,), **SMALL),
+    "qwen3_vl": QwenVisionConfig(kind="qwen3_vl", table_side=3, deepstack=(0, 1), **SMALL),
 }
 RULE = qwen_patches.PatchRule(
     patch=2,
@@ -53,10 +53,9 @@ def sample(seed, *grids):
 def batch(samples, *, rows=2, slots=48):
     """Rows of all samples, and where their tokens come out (-1 after the last)."""
     laid = [qwen_rows.to_rows(s, rule=RULE, rows=rows, slots=slots) for s in samples]
-    names = [field.name for field in dataclasses.fields(qwen_rows.PatchRows)]
-    found = {name: [getattr(one, name) for one in laid] for name in names}
-    found["tokens"] = [np.pad(t, (0, 24 - len(t)), constant_values=-1) for t in found["tokens"]]
-    return {name: np.stack(values) for name, values in found.items()}
+    tokens = [np.pad(one.tokens, (0, 24 - len(one.tokens)), constant_values=-1) for one in laid]
+    together = jax.tree.map(lambda *rows: np.stack(rows), *(one.rows for one in laid))
+    return together, np.stack(tokens)
 
 
 BATCH = batch(
@@ -69,9 +68,11 @@ BATCH = batch(
 )
 
 
-def state_of(config):
+def state_of(config, **settings):
     """Parameters, every bias and norm away from its neutral value; made without any compilation."""
-    tower = nnx.eval_shape(lambda: QwenVisionTower(config, rngs=nnx.Rngs(0), dtype=FLOAT32))
+    tower = nnx.eval_shape(
+        lambda: QwenVisionTower(config, rngs=nnx.Rngs(0), dtype=FLOAT32, **settings)
+    )
     graph, state = nnx.split(tower)
     rng = np.random.default_rng(7)
 
@@ -83,10 +84,9 @@ def state_of(config):
 
 
 def run(graph, state, inputs):
-    inputs = {name: jnp.asarray(value) for name, value in inputs.items()}
-    tokens = inputs.pop("tokens")
-    out = nnx.merge(graph, state)(inputs.pop("patches"), **inputs)
-    levels = [at_placeholders(level, tokens) for level in (out.tokens, *out.deepstack)]
+    patches, tokens = jax.tree.map(jnp.asarray, inputs)
+    out = nnx.merge(graph, state)(patches)
+    levels = [at_slots(flat(level), tokens) for level in (out.tokens, *out.deepstack)]
     return jnp.stack(levels)
 
 
@@ -135,12 +135,12 @@ def test_published_config():
         "tokens_per_second": 2,
         "temporal_patch_size": 2,
     }
-    got = presets.from_hf({"model_type": "qwen2_5_vl", "vision_config": vision})
+    got = qwen_vision.from_hf({"model_type": "qwen2_5_vl", "vision_config": vision})
     assert got == presets.QWEN2_5_VL_7B_VISION
     with pytest.raises(InputError, match="'llama'"):
-        presets.from_hf({"model_type": "llama"})
+        qwen_vision.from_hf({"model_type": "llama"})
     with pytest.raises(InputError, match="RGB"):
-        presets.from_hf({"model_type": "qwen2_5_vl", "vision_config": vision | {"in_chans": 1}})
+        qwen_vision.from_hf({"model_type": "qwen2_5_vl", "vision_config": vision | {"in_chans": 1}})
     with pytest.raises(InputError, match="within layers=32"):
         dataclasses.replace(got, full_layers=(32,))
     with pytest.raises(InputError, match="divide by 4 heads"):
@@ -151,13 +151,15 @@ def test_frames_and_padding_do_not_mix(config):
     graph, state = state_of(config)
     before = np.asarray(ENCODE(graph, state, BATCH))
     assert before.shape == (1 + len(config.deepstack), 4, 24, config.out_width)
-    assert not before[:, BATCH["tokens"] < 0].any()
+    rows, tokens = BATCH
+    assert not before[:, tokens < 0].any()
     programs = ENCODE._cache_size()
     # What stands in empty slots is never seen, nor is another frame.
-    changed = {name: value.copy() for name, value in BATCH.items()}
-    changed["patches"][BATCH["frames"] == -1] = 255
-    changed["patches"][0, BATCH["frames"][0] == 1] = 99
-    moved = np.abs(ENCODE(graph, state, changed) - before).max(axis=-1)
+    patches = rows.patches.copy()
+    patches[rows.frames == -1] = 255
+    patches[0, rows.frames[0] == 1] = 99
+    changed = dataclasses.replace(rows, patches=patches)
+    moved = np.abs(ENCODE(graph, state, (changed, tokens)) - before).max(axis=-1)
     assert not moved[:, 1:].any()
     assert not moved[:, 0, :6].any()
     assert (moved[:, 0, 6:12] > 1e-3).all()
@@ -177,13 +179,14 @@ def test_rows_do_not_matter(config):
 def test_pixels_are_normalised_on_the_device(config):
     graph, state = state_of(config)
     mean, std = (np.repeat(np.float32(v), 8) for v in (config.mean, config.std))
-    floats = BATCH | {"patches": (BATCH["patches"] / np.float32(255) - mean) / std}
-    got, wanted = ENCODE(graph, state, BATCH), ENCODE(graph, state, floats)
+    rows, tokens = BATCH
+    floats = dataclasses.replace(rows, patches=(rows.patches / np.float32(255) - mean) / std)
+    got, wanted = ENCODE(graph, state, BATCH), ENCODE(graph, state, (floats, tokens))
     np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
 def test_bfloat16_follows(config):
-    graph, state = state_of(dataclasses.replace(config, dtype="bfloat16"))
+    graph, state = state_of(config, activations=jnp.dtype("bfloat16"))
     got = ENCODE(graph, state, BATCH)
     assert got.dtype == jnp.bfloat16
     exact = np.asarray(ENCODE(state_of(config)[0], state, BATCH))

@@ -8,9 +8,11 @@ import pytest
 
 from tests.models import towers
 from tgvlm_jax import mesh
-from tgvlm_jax.models.timesformer import TIMESFORMER_BASE_K600, Timesformer, from_hf
+from tgvlm_jax.models.presets import TIMESFORMER_BASE_K600
+from tgvlm_jax.models.timesformer import Timesformer
 from tgvlm_jax.schema import MeshConfig
 from tgvlm_jax.types import InputError
+from tgvlm_jax.weights.timesformer import from_hf
 
 HF = {
     "image_size": 12, "patch_size": 4, "num_frames": 4, "hidden_size": 16, "num_hidden_layers": 2,

@@ -23,7 +23,7 @@ def one_pass(model, row, encoded, spans):
 
     Frame states do not depend on the answer, so a call without feedback gives the bank.
     """
-    is_frame = encoded.frame_index >= 0
+    is_frame = encoded.visual_index >= 0
     frames = np.flatnonzero(is_frame)
     p, t = len(encoded.prompt), len(encoded.response)
     ids = jnp.asarray(np.concatenate([encoded.prompt, encoded.response]))[None]
@@ -75,13 +75,15 @@ def moved(before, after):
 def test_frames_see_each_other_both_ways(params):
     before, _ = read(params, batch())
     made = batch()
-    frames = np.array(made.prompt.frames)
+    frames = np.array(made.prompt.visual.pixels)
     frames[0, 5] = 255 - frames[0, 5]  # the last frame of the first sample
-    prompt = dataclasses.replace(made.prompt, frames=jnp.asarray(frames))
+    prompt = dataclasses.replace(
+        made.prompt, visual=dataclasses.replace(made.prompt.visual, pixels=jnp.asarray(frames))
+    )
     after, _ = read(params, dataclasses.replace(made, prompt=prompt))
-    assert np.all(moved(before.bank, after.bank)[0] > 1e-5)
-    assert np.all(moved(before.frame_keys, after.frame_keys)[0] > 1e-5)
-    np.testing.assert_array_equal(moved(before.bank, after.bank)[1:], 0)
+    assert np.all(moved(before.bank.states, after.bank.states)[0] > 1e-5)
+    assert np.all(moved(before.bank.keys, after.bank.keys)[0] > 1e-5)
+    np.testing.assert_array_equal(moved(before.bank.states, after.bank.states)[1:], 0)
 
 
 def test_the_question_does_not_reach_back_into_the_frames(params):
@@ -91,8 +93,8 @@ def test_the_question_does_not_reach_back_into_the_frames(params):
     tokens[0, -1] = (tokens[0, -1] + 1) % 32
     prompt = dataclasses.replace(made.prompt, tokens=jnp.asarray(tokens))
     after, _ = read(params, dataclasses.replace(made, prompt=prompt))
-    np.testing.assert_array_equal(moved(before.bank, after.bank), 0)
-    np.testing.assert_array_equal(moved(before.frame_keys, after.frame_keys), 0)
+    np.testing.assert_array_equal(moved(before.bank.states, after.bank.states), 0)
+    np.testing.assert_array_equal(moved(before.bank.keys, after.bank.keys), 0)
     assert moved(before.final, after.final)[0] > 1e-4
 
 
@@ -115,8 +117,8 @@ def test_padding_of_every_kind_changes_nothing(params):
     loose = batch(samples)
     (prompt, answer), (wide_prompt, wide_answer) = read(params, tight), read(params, loose)
     np.testing.assert_allclose(wide_prompt.final, prompt.final, atol=1e-5)
-    np.testing.assert_allclose(wide_prompt.bank[:, :4], prompt.bank, atol=1e-5)
-    np.testing.assert_array_equal(wide_prompt.bank[:, 4:], 0)
+    np.testing.assert_allclose(wide_prompt.bank.states[:, :4], prompt.bank.states, atol=1e-5)
+    np.testing.assert_array_equal(wide_prompt.bank.states[:, 4:], 0)
     for i in range(2):
         size = len(samples[i][1].response)
         np.testing.assert_allclose(wide_answer.final[i, :size], answer.final[i, :size], atol=1e-5)

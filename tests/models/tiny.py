@@ -14,14 +14,14 @@ from tgvlm_jax.schema import (
     EvidenceConfig,
     Experiment,
     ModelConfig,
-    TowerConfig,
+    TinyVitConfig,
 )
 from tgvlm_jax.train import step
 from tgvlm_jax.types import Sample
 
 PAD, EVIDENCE, END, FRAME = 0, 1, 2, 3
 CONFIG = ModelConfig(
-    tower=TowerConfig(
+    tower=TinyVitConfig(
         height=24, width_px=32, patch=8, cell=4, cell_width=8, width=16, heads=2, hidden=32
     ),
     decoder=DecoderConfig(
@@ -64,7 +64,7 @@ def sample(seed, *, frames=6, before=2, after=4, words=3, spans=((1, 3),)):
         ),
         Encoded(
             prompt=np.concatenate([text(before), np.full(frames, FRAME), text(after)]).astype("i4"),
-            frame_index=index,
+            visual_index=index,
             response=response.astype(np.int32),
             evidence=np.flatnonzero(response == EVIDENCE).astype(np.int32),
         ),
@@ -103,4 +103,5 @@ def read(params, made):
 def gradients(params, made, experiment=EXPERIMENT):
     """Gradient and terms of a batch; traced anew on every mesh."""
     blueprint = parameters.blueprint(experiment.model)
-    return step.gradients(params, made, blueprint=blueprint, experiment=experiment)
+    key = jax.random.key(0)
+    return step.gradients(params, made, key, blueprint=blueprint, experiment=experiment)

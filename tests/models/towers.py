@@ -6,17 +6,23 @@ import numpy as np
 from flax import nnx
 
 from tgvlm_jax import mesh
-from tgvlm_jax.models.compressor import CompressorConfig, FrameEncoder, FrameEncoderConfig
-from tgvlm_jax.models.eva_vit import EvaConfig
-from tgvlm_jax.models.qformer import QformerConfig, Text
-from tgvlm_jax.models.timesformer import Timesformer, TimesformerConfig
+from tgvlm_jax.models.compressor import FrameEncoder
+from tgvlm_jax.models.qformer import Text
+from tgvlm_jax.models.timesformer import Timesformer
+from tgvlm_jax.schema import (
+    CompressorConfig,
+    EvaConfig,
+    FrameEncoderConfig,
+    QformerConfig,
+    TimesformerConfig,
+)
 
 EVA = EvaConfig(image=12, patch=4, width=16, layers=2, heads=2, hidden=24)
 QFORMER = QformerConfig(
     vocab_size=31, positions=12, width=8, image_width=16, layers=3, heads=2, hidden=12
 )
 ENCODER = FrameEncoderConfig(
-    tower=EVA, compressor=CompressorConfig(qformer=QFORMER, queries=5, width=12), chunk=2
+    eva=EVA, compressor=CompressorConfig(qformer=QFORMER, queries=5, width=12), chunk=2
 )
 TIMESFORMER = TimesformerConfig(
     image=12, patch=4, frames=4, width=16, layers=2, heads=2, hidden=24, labels=4, chunk=2

@@ -1,5 +1,7 @@
 """The loss terms against NumPy, and that padding and company change neither sums nor gradients."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from tests.models.tiny import CONFIG, RAGGED, batch, gradients, random_params, read, sample
 from tgvlm_jax.models import parameters
 from tgvlm_jax.objectives import sft
-from tgvlm_jax.schema import ObjectiveConfig
+from tgvlm_jax.schema import Experiment, ObjectiveConfig
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +63,11 @@ def test_weights_count_answer_tokens_and_grounded_samples():
 
 
 def test_coefficients_are_those_of_the_config():
-    found = sft.coefficients(ObjectiveConfig(grounding=3.0, consistency=0.5))
+    whole = Experiment(objective=ObjectiveConfig(grounding=3.0, consistency=0.5))
+    found = sft.coefficients(whole)
     assert found == {"language": 1.0, "grounding": 3.0, "consistency": 0.5}
+    speaks = dataclasses.replace(whole.model, evidence=None)
+    assert sft.coefficients(dataclasses.replace(whole, model=speaks)) == {"language": 1.0}
 
 
 def assert_same(found, wanted):

@@ -69,25 +69,26 @@ def test_greedy_tokens_and_evidence_are_those_of_the_teacher_forced_pass(case):
     """Token i must be the argmax after the tokens before it, their spans fed back."""
     prompt = batch().prompt
     out = run(case.params, prompt, evidence=case.evidence, end=NEVER)
-    logits, chances = forced(case.params, prompt, out.tokens, out.spans, case.evidence)
+    logits, chances = forced(case.params, prompt, out.tokens, out.grounding.spans, case.evidence)
     np.testing.assert_array_equal(out.tokens, np.argmax(logits, axis=-1))
 
     emitted = np.asarray(out.tokens == case.evidence)
     assert emitted.any(axis=1).sum() >= 1
-    real = np.broadcast_to(prompt.frame_mask[:, None], chances.shape) & emitted[..., None]
-    np.testing.assert_allclose(out.probabilities[real], chances[real], atol=1e-5)
+    real = np.broadcast_to(prompt.visual.mask[:, None], chances.shape) & emitted[..., None]
+    np.testing.assert_allclose(out.grounding.probabilities[real], chances[real], atol=1e-5)
 
     read = jax.jit(BLUEPRINT.build(case.params).evidence.read)
-    again = read(jax.scipy.special.logit(chances), prompt.frame_mask)
-    np.testing.assert_array_equal(np.asarray(out.spans)[emitted], np.asarray(again)[emitted])
+    again = read(jax.scipy.special.logit(chances), prompt.visual.mask)
+    spans = np.asarray(out.grounding.spans)
+    np.testing.assert_array_equal(spans[emitted], np.asarray(again)[emitted])
 
 
 def test_the_feedback_reaches_the_next_token(case):
     """Without it the teacher-forced pass gives other logits, so the test above can fail."""
     prompt = batch().prompt
     out = run(case.params, prompt, evidence=case.evidence, end=NEVER)
-    fed, _ = forced(case.params, prompt, out.tokens, out.spans, case.evidence)
-    plain, _ = forced(case.params, prompt, out.tokens, out.spans, NEVER)
+    fed, _ = forced(case.params, prompt, out.tokens, out.grounding.spans, case.evidence)
+    plain, _ = forced(case.params, prompt, out.tokens, out.grounding.spans, NEVER)
     assert out.tokens[0, 0] == case.evidence
     assert np.abs(fed - plain)[0, 1].max() > 1e-3
     np.testing.assert_array_equal(fed[:, 0], plain[:, 0])
@@ -101,7 +102,8 @@ def test_rows_of_a_ragged_batch_are_as_they_are_alone(case):
         alone = run(case.params, prompt, evidence=case.evidence, end=case.end)
         np.testing.assert_array_equal(alone.tokens[2], together.tokens[row])
         mine = np.asarray(together.tokens[row]) == case.evidence
-        np.testing.assert_array_equal(alone.spans[2][mine], together.spans[row][mine])
+        spans = together.grounding.spans[row]
+        np.testing.assert_array_equal(alone.grounding.spans[2][mine], spans[mine])
 
 
 def test_a_padded_prompt_gives_the_answer_of_an_unpadded_one(case):
@@ -109,8 +111,10 @@ def test_a_padded_prompt_gives_the_answer_of_an_unpadded_one(case):
     tight = batch([RAGGED[1]], frames=4, prompt=len(RAGGED[1][1].prompt)).prompt
     exact = run(case.params, tight, evidence=case.evidence, end=case.end)
     np.testing.assert_array_equal(padded.tokens, exact.tokens)
-    np.testing.assert_array_equal(padded.spans, exact.spans)
-    np.testing.assert_allclose(padded.probabilities[..., :4], exact.probabilities, atol=1e-5)
+    np.testing.assert_array_equal(padded.grounding.spans, exact.grounding.spans)
+    np.testing.assert_allclose(
+        padded.grounding.probabilities[..., :4], exact.grounding.probabilities, atol=1e-5
+    )
 
 
 def test_after_the_end_there_is_only_padding(case):
@@ -130,5 +134,5 @@ def test_the_loop_stops_when_every_row_has_ended(case):
     prompt = batch([RAGGED[row]] * len(RAGGED)).prompt
     out = run(case.params, prompt, evidence=case.evidence, end=case.end)
     steps = list(case.free[row]).index(case.end) + 1
-    assert np.all(out.probabilities[:, :steps] > 0)
-    np.testing.assert_array_equal(out.probabilities[:, steps:], 0)
+    assert np.all(out.grounding.probabilities[:, :steps] > 0)
+    np.testing.assert_array_equal(out.grounding.probabilities[:, steps:], 0)

@@ -26,5 +26,7 @@ def test_a_mesh_generates_the_same_answers():
         placed = laid_out(params, mesh), mesh_lib.put_batch(prompt, mesh)
         found = generate(*placed, **ids, **SETTINGS)
     np.testing.assert_array_equal(found.tokens, wanted.tokens)
-    np.testing.assert_array_equal(found.spans, wanted.spans)
-    np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-5)
+    np.testing.assert_array_equal(found.grounding.spans, wanted.grounding.spans)
+    np.testing.assert_allclose(
+        found.grounding.probabilities, wanted.grounding.probabilities, atol=1e-5
+    )

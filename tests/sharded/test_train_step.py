@@ -149,7 +149,8 @@ def test_updates_equal_those_of_one_device(name, accumulate):
         assert spec(many.params[path]) == layout, path
     assert int(many.step) == 3
     for path, value in one.params.items():
-        np.testing.assert_allclose(many.params[path], value, atol=2e-3, err_msg=path)
+        if not path.endswith("k.bias"):  # the softmax takes it out: its gradient is rounding alone
+            np.testing.assert_allclose(many.params[path], value, atol=2e-3, err_msg=path)
 
 
 def test_the_tower_spreads_frames_over_tensor_parallel_devices():

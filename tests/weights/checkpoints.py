@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from flax import nnx
 from safetensors.numpy import load_file, save_file
+from tgvlm_jax.models.qwen_vit_config import QwenVisionConfig
 
 from tests.models import towers
 from tgvlm_jax import mesh
@@ -14,7 +15,6 @@ from tgvlm_jax.models.compressor import FrameCompressor
 from tgvlm_jax.models.decoder import Decoder
 from tgvlm_jax.models.eva_vit import EvaVit
 from tgvlm_jax.models.qwen_vit import QwenVisionTower
-from tgvlm_jax.models.qwen_vit_config import QwenVisionConfig
 from tgvlm_jax.models.timesformer import Timesformer
 from tgvlm_jax.schema import DecoderConfig, EvidenceConfig, MeshConfig, ModelConfig
 from tgvlm_jax.weights import eva, mapping, qformer, qwen_vision, text, timesformer

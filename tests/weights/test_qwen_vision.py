@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tgvlm_jax.models import qwen_vit_config as presets
+from tgvlm_jax.models import presets
 from tgvlm_jax.models.qwen_vit import QwenVisionTower
 from tgvlm_jax.weights import mapping, qwen_vision
 

@@ -7,17 +7,17 @@ import pytest
 
 from tests.models import towers
 from tgvlm_jax.models import compressor as compressors
-from tgvlm_jax.models import eva_vit
+from tgvlm_jax.models import eva_vit, presets
 from tgvlm_jax.models import qformer as qformers
 from tgvlm_jax.models import timesformer as timesformers
 from tgvlm_jax.weights import eva, mapping, qformer, timesformer
 
-BLIP2_EVA = dataclasses.replace(eva_vit.EVA_VIT_G, key_bias=True, final_norm=True)
+BLIP2_EVA = dataclasses.replace(presets.EVA_VIT_G, key_bias=True, final_norm=True)
 BERT = "encoder.layer."
 CASES = {
     "eva in D2VLM": (
-        lambda **made: eva_vit.EvaVit(eva_vit.EVA_VIT_G, **made),
-        eva.tensors(eva_vit.EVA_VIT_G, prefix=eva.D2VLM),
+        lambda **made: eva_vit.EvaVit(presets.EVA_VIT_G, **made),
+        eva.tensors(presets.EVA_VIT_G, prefix=eva.D2VLM),
         4 + 39 * 13,
         {
             "model.vision_tower.vision_tower.cls_token": (1, 1, 1408),
@@ -41,8 +41,8 @@ CASES = {
         },
     ),
     "compressor in D2VLM": (
-        lambda **made: compressors.FrameCompressor(compressors.D2VLM_COMPRESSOR, **made),
-        qformer.compressor_tensors(compressors.D2VLM_COMPRESSOR),
+        lambda **made: compressors.FrameCompressor(presets.D2VLM_COMPRESSOR, **made),
+        qformer.compressor_tensors(presets.D2VLM_COMPRESSOR),
         1 + 4 + 12 * 22 + 6 * 10 + 2 + 2 + 3 * 4,
         {
             "model.qformer_query": (1, 32, 768),
@@ -61,8 +61,8 @@ CASES = {
         },
     ),
     "Q-Former in BLIP-2": (
-        lambda **made: qformers.Qformer(qformers.QFORMER_BLIP2, **made),
-        qformer.tensors(qformers.QFORMER_BLIP2, prefix=qformer.HF),
+        lambda **made: qformers.Qformer(presets.QFORMER_BLIP2, **made),
+        qformer.tensors(presets.QFORMER_BLIP2, prefix=qformer.HF),
         2 + 12 * 16 + 6 * 10,
         {
             "qformer.layernorm.weight": (768,),
@@ -72,9 +72,9 @@ CASES = {
     ),
     "TimeSformer": (
         lambda **made: timesformers.Timesformer(
-            dataclasses.replace(timesformers.TIMESFORMER_BASE_K600, labels=600), **made
+            dataclasses.replace(presets.TIMESFORMER_BASE_K600, labels=600), **made
         ),
-        timesformer.tensors(dataclasses.replace(timesformers.TIMESFORMER_BASE_K600, labels=600)),
+        timesformer.tensors(dataclasses.replace(presets.TIMESFORMER_BASE_K600, labels=600)),
         5 + 12 * 20 + 2 + 2,
         {
             "timesformer.embeddings.time_embeddings": (1, 8, 768),
@@ -110,7 +110,7 @@ def test_released_names_and_shapes(case):
 def test_there_and_back():
     config = towers.ENCODER
     _, shapes = towers.graph_of(towers.encoder())
-    tensors = eva.tensors(config.tower, prefix=eva.D2VLM, ours="tower.")
+    tensors = eva.tensors(config.eva, prefix=eva.D2VLM, ours="eva.")
     tensors += qformer.compressor_tensors(config.compressor, ours="compressor.")
     params = towers.random_params(shapes)
     published = mapping.to_theirs(tensors, params)

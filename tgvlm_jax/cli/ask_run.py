@@ -90,7 +90,7 @@ def _windows(
     found: VideoFrames, question: str, name: str, experiment: Experiment, stop: float
 ) -> list[Sample]:
     """Clips of at most the largest frame bucket, end to end; the last one reaches back."""
-    tower, most = experiment.model.tower, max(experiment.data.frames)
+    size, most = experiment.model.frame_size, max(experiment.data.frames)
     count = len(found.seconds)
     starts = list(range(0, max(1, count - most + 1), most))
     if starts[-1] + most < count:
@@ -100,7 +100,7 @@ def _windows(
         last = min(first + most, count)
         clips.append(
             Sample(
-                frames=resize(found.pixels[first:last], (tower.height, tower.width_px)),
+                frames=resize(found.pixels[first:last], size),
                 seconds=found.seconds[first:last],
                 duration=float(found.seconds[last]) if last < count else stop,
                 question=question,

@@ -48,13 +48,13 @@ class Encoded:
     """One sample as ids.
 
     Attributes:
-        prompt: ids with one placeholder a frame. frame_index: the frame in each slot, else -1.
+        prompt: ids with one placeholder a frame. visual_index: the frame in each slot, else -1.
         response: ids of the answer with its end. evidence: for the i-th `<evi>` of the answer,
             its position in `response`; the first half grounds, the second half refers back.
     """
 
     prompt: Int32[np.ndarray, "p"]
-    frame_index: Int32[np.ndarray, "p"]
+    visual_index: Int32[np.ndarray, "p"]
     response: Int32[np.ndarray, "t"]
     evidence: Int32[np.ndarray, "e"]
 
@@ -103,7 +103,7 @@ class Chat:
         evidence = [i for i, token in enumerate(response) if token == self.evidence_id]
         return Encoded(
             prompt=np.asarray(prompt, np.int32),
-            frame_index=index,
+            visual_index=index,
             response=np.asarray(response, np.int32),
             evidence=np.asarray(evidence, np.int32),
         )

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import grain
+import jax
 import numpy as np
 
 from tgvlm_jax.data.chat import Chat, Encoded
 from tgvlm_jax.data.pretext import AnomalyGrounding
 from tgvlm_jax.grounding import spans as span_lib
 from tgvlm_jax.schema import DataConfig
-from tgvlm_jax.types import Batch, InputError, Prompt, Response, Sample
+from tgvlm_jax.types import Batch, Frames, InputError, Prompt, Response, Sample
 
 _Row = TypeVar("_Row", Prompt, Response)
 _BUCKET_STREAM = 2  # of random numbers; 0 and 1 are those of the samples
@@ -62,9 +63,7 @@ def collate(
 
 def _stack(rows: Sequence[_Row]) -> _Row:
     """One Prompt or Response of many rows out of many of one row."""
-    kind = type(rows[0])
-    names = [field.name for field in dataclasses.fields(kind)]
-    return kind(**{name: np.stack([getattr(row, name) for row in rows]) for name in names})
+    return jax.tree.map(lambda *values: np.stack(values), *rows)
 
 
 def _prompt_row(sample: Sample, one: Encoded, frames: int, length: int, pad_id: int) -> Prompt:
@@ -73,10 +72,9 @@ def _prompt_row(sample: Sample, one: Encoded, frames: int, length: int, pad_id: 
         missing = np.zeros((frames - count, *pixels.shape[1:]), np.uint8)
         pixels = np.concatenate([pixels, missing])
     return Prompt(
-        frames=pixels,
-        frame_mask=np.arange(frames) < count,
+        visual=Frames(pixels=pixels, mask=np.arange(frames) < count),
         tokens=_pad(one.prompt, length, pad_id),
-        frame_index=_pad(one.frame_index, length, -1),
+        visual_index=_pad(one.visual_index, length, -1),
         length=np.int32(len(one.prompt)),
     )
 

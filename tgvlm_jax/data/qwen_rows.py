@@ -10,31 +10,23 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Num
+from jaxtyping import Bool, Float32, Int32
 
 from tgvlm_jax.data.qwen_patches import Grid, Patched, PatchRule
-from tgvlm_jax.types import InputError
+from tgvlm_jax.types import InputError, PatchRows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PatchRows:
-    """The images and videos of one sample; the tower takes the first five, a batch axis in front.
+class LaidOut:
+    """The images and videos of one sample.
 
     Attributes:
-        patches: empty slots are zero.
-        coordinates: row and column of a patch within its frame.
-        frames, windows: numbers of the frame and window that a patch is in; -1 for empty slots.
-            Without windows both are the same.
-        table: where a patch lies in the table of learned positions; zero without one.
+        rows: what the tower takes, without the batch axis.
         tokens: for every visual token in the order of the prompt, its place among the tower's
             output tokens (rows one after another).
     """
 
-    patches: Num[np.ndarray, "f p c"]
-    coordinates: Int32[np.ndarray, "f p 2"]
-    frames: Int32[np.ndarray, "f p"]
-    windows: Int32[np.ndarray, "f p"]
-    table: Float32[np.ndarray, "f p 2"]
+    rows: PatchRows
     tokens: Int32[np.ndarray, "u"]
 
 
@@ -86,7 +78,7 @@ def rows_needed(grids: Sequence[Grid], *, slots: int) -> int:
 
 def to_rows(
     items: Sequence[Patched], *, rule: PatchRule, rows: int, slots: int, tokens: int | None = None
-) -> PatchRows:
+) -> LaidOut:
     """Lays the images and videos of a sample, in the order of its prompt, out in rows.
 
     Args:
@@ -110,8 +102,8 @@ def to_rows(
         frames=np.full((rows, slots), -1, np.int32),
         windows=np.full((rows, slots), -1, np.int32),
         table=np.zeros((rows, slots, 2), np.float32),
-        tokens=_tokens(items, plan, slots, rule.merge**2, tokens),
     )
+    places_of = _tokens(items, plan, slots, rule.merge**2, tokens)
     number, windows, spots = 0, 0, iter(plan)
     for item in items:
         frame = places(item.grid, rule=rule)
@@ -123,7 +115,7 @@ def to_rows(
             out.coordinates[here], out.table[here] = frame.coordinates, frame.table
             out.frames[here], out.windows[here] = number, windows + frame.windows
             number, windows = number + 1, windows + count
-    return out
+    return LaidOut(rows=out, tokens=places_of)
 
 
 def token_index(
@@ -133,7 +125,7 @@ def token_index(
 
     Args:
         visual: slots that hold a placeholder.
-        tokens: `PatchRows.tokens`.
+        tokens: `LaidOut.tokens`.
 
     Raises:
         InputError: more placeholders than tokens.

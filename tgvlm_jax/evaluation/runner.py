@@ -93,7 +93,8 @@ def _read(sample: Sample, found: Generation, row: int, chat: Chat) -> Answered:
     tokens = tokens[: tokens.index(chat.end_id)] if chat.end_id in tokens else tokens
     raw = chat.decode(tokens)
     places = np.flatnonzero(np.asarray(tokens) == chat.evidence_id)
-    frames = found.spans[row, places].astype(np.int64)
+    grounding = found.grounding
+    frames = grounding.spans[row, places].astype(np.int64)
     seconds = span_lib.frames_to_seconds(frames, sample.seconds, duration=sample.duration)
     spoken = places[max(0, len(places) - _mentions(raw)) :]
     chosen = np.isin(places, spoken)
@@ -105,7 +106,7 @@ def _read(sample: Sample, found: Generation, row: int, chat: Chat) -> Answered:
         text=render(raw, seconds),
         mentions=seconds,
         spans=seconds[chosen],
-        probabilities=found.probabilities[row, spoken, : len(sample.seconds)],
+        probabilities=grounding.probabilities[row, spoken, : len(sample.seconds)],
         iou=iou,
     )
 
@@ -153,11 +154,11 @@ def held_out_samples(
         experiment: names shards, kinds and the held-out part.
         size: (height, width) of the frames; by default what the model takes.
     """
-    tower, config = experiment.model.tower, experiment.data
+    config = experiment.data
     source = AnomalyGrounding(
         open_shards(config.shards),
         config,
-        size=size or (tower.height, tower.width_px),
+        size=size or experiment.model.frame_size,
         split="eval",
         seed=experiment.evaluation.seed,
     )

@@ -1,40 +1,18 @@
 """One token a frame: a Q-Former that has read the question, and one attention (D2VLM 1.1-1.3)."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from tgvlm_jax import mesh
-from tgvlm_jax.models.eva_vit import EVA_VIT_G, EvaConfig, EvaVit
+from tgvlm_jax.models.eva_vit import EvaVit
 from tgvlm_jax.models.layers import LayerNorm
-from tgvlm_jax.models.qformer import QFORMER_INSTRUCT, Qformer, QformerConfig, Text
+from tgvlm_jax.models.qformer import Qformer, Text
 from tgvlm_jax.models.tower import dense, in_chunks, table
+from tgvlm_jax.schema import CompressorConfig, FrameEncoderConfig
 
 _TOKENS = ("batch", "frames", None, None)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CompressorConfig:
-    """Sizes; the defaults are D2VLM with Phi-3-mini.
-
-    Attributes:
-        queries: learned tokens that read each frame. width: of the decoder, so of what comes out.
-        norm_eps: of the norms outside the Q-Former.
-        chunk: frames of one sample computed at a time, 0 for all.
-    """
-
-    qformer: QformerConfig = QFORMER_INSTRUCT
-    queries: int = 32
-    width: int = 3072
-    norm_eps: float = 1e-5
-    chunk: int = 32
-
-
-D2VLM_COMPRESSOR = CompressorConfig()
-"""As published inside D2VLM and E.T.Chat on Phi-3-mini: 195,074,944 parameters."""
 
 
 class FrameCompressor(nnx.Module):
@@ -82,25 +60,12 @@ class FrameCompressor(nnx.Module):
         return self.out(self.out_norm(jnp.mean(found, axis=2)))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FrameEncoderConfig:
-    """EVA ViT-g and the compressor behind it; `chunk` as in each, for the two together."""
-
-    tower: EvaConfig = EVA_VIT_G
-    compressor: CompressorConfig = D2VLM_COMPRESSOR
-    chunk: int = 32
-
-
-D2VLM_FRAME_ENCODER = FrameEncoderConfig()
-"""EVA ViT-g and the compressor as published: 1,180,969,472 parameters."""
-
-
 class FrameEncoder(nnx.Module):
     """Normalised pixels and the question -> one token a frame; patches live for one chunk only."""
 
     def __init__(self, config: FrameEncoderConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         self.config = config
-        self.tower = EvaVit(config.tower, rngs=rngs, dtype=dtype)
+        self.eva = EvaVit(config.eva, rngs=rngs, dtype=dtype)
         self.compressor = FrameCompressor(config.compressor, rngs=rngs, dtype=dtype)
 
     def __call__(
@@ -109,6 +74,6 @@ class FrameEncoder(nnx.Module):
         """The token of each frame, for the question of its sample."""
 
         def encode(part):
-            return self.compressor.compress(self.tower.encode(part)[:, :, 1:], text)
+            return self.compressor.compress(self.eva.encode(part)[:, :, 1:], text)
 
         return in_chunks(encode, frames, chunk=self.config.chunk)

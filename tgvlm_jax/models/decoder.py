@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tgvlm_jax import mesh
 from tgvlm_jax.models.layers import Embedding, Linear, RMSNorm, stack
-from tgvlm_jax.ops.attention import KeyValues, attend
+from tgvlm_jax.ops.attention import KeyValues, attend, earlier_mask
 from tgvlm_jax.ops.rope import Rotation, rotate, rotation
 from tgvlm_jax.schema import DecoderConfig, ModelConfig
 from tgvlm_jax.types import pytree
@@ -184,8 +184,9 @@ class Decoder(nnx.Module):
             taps: numbers of layers after which the stream is kept.
             deepstack: what is added to the stream after each of the first `m` layers (Qwen3-VL).
         """
-        layers = self.config.decoder.layers
-        before = () if earlier is None else (earlier.mask[:, None, :],)
+        layers, window = self.config.decoder.layers, self.config.decoder.sliding_window
+        order = jnp.arange(x.shape[1], dtype=jnp.int32)
+        before = () if earlier is None else (earlier_mask(earlier.mask, order, window=window),)
 
         def layer(x, block, kv):
             stretches = () if kv is None else (kv,)

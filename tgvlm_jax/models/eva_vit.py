@@ -1,9 +1,5 @@
 """EVA-CLIP ViT-g/14, the frame encoder of BLIP-2, E.T.Chat and D2VLM (D2VLM 1.2)."""
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -12,68 +8,10 @@ from jaxtyping import Array, Float
 from tgvlm_jax import mesh
 from tgvlm_jax.models.layers import LayerNorm, stack
 from tgvlm_jax.models.tower import Attention, Mlp, cut, in_chunks, patch_embedding, table
+from tgvlm_jax.schema import EvaConfig
 from tgvlm_jax.types import InputError
 
 _TOKENS = ("batch", "frames", None, None)
-_FAMILIES = ("blip-2", "instructblip", "blip_2_vision_model", "instructblip_vision_model")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaConfig:
-    """Sizes; the defaults are the tower of D2VLM: a 40-layer model without its last layer.
-
-    Attributes:
-        image: side of the square frame in pixels.
-        key_bias: whether keys have a bias. It changes nothing (the softmax takes it out again) and
-            the original has none, but the tower inside Hugging Face's BLIP-2 stores one.
-        final_norm: LayerNorm of the output, as in BLIP-2; D2VLM reads the last block as it is.
-        chunk: frames of one sample computed at a time, 0 for all.
-    """
-
-    image: int = 224
-    patch: int = 14
-    width: int = 1408
-    layers: int = 39
-    heads: int = 16
-    hidden: int = 6144
-    norm_eps: float = 1e-6
-    key_bias: bool = False
-    final_norm: bool = False
-    chunk: int = 32
-
-    @property
-    def patches(self) -> int:
-        """Patch tokens of a frame."""
-        return (self.image // self.patch) ** 2
-
-
-EVA_VIT_G = EvaConfig()
-"""As published inside D2VLM and E.T.Chat: 985,894,528 parameters."""
-
-
-def from_hf(config: Mapping[str, Any]) -> EvaConfig:
-    """The tower of a BLIP-2 or InstructBLIP `config.json`, or of its `vision_config`.
-
-    Raises:
-        InputError: another architecture, or an activation that this tower has not.
-    """
-    family = config.get("model_type")
-    if family not in _FAMILIES:
-        raise InputError(f"model_type {family!r} has no EVA tower; known: {', '.join(_FAMILIES)}")
-    config = config.get("vision_config", config)
-    if config.get("hidden_act", "gelu") != "gelu":
-        raise InputError(f"hidden_act {config['hidden_act']!r}: the EVA tower has 'gelu' only")
-    return EvaConfig(
-        image=config["image_size"],
-        patch=config["patch_size"],
-        width=config["hidden_size"],
-        layers=config["num_hidden_layers"],
-        heads=config["num_attention_heads"],
-        hidden=config["intermediate_size"],
-        norm_eps=config["layer_norm_eps"],
-        key_bias=True,
-        final_norm=True,
-    )
 
 
 class EvaBlock(nnx.Module):

@@ -28,8 +28,9 @@ class EvidenceHead(nnx.Module):
 class Evidence(nnx.Module):
     """The two heads; both read h^(L-1)."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.threshold = config.evidence.threshold
+    def __init__(self, config: ModelConfig, *, threshold: float, rngs: nnx.Rngs):
+        """`threshold` is the one of `EvidenceConfig`."""
+        self.threshold = threshold
         self.frame_head = EvidenceHead(config, rngs=rngs)
         self.evidence_head = EvidenceHead(config, rngs=rngs)
 

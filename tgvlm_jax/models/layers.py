@@ -51,7 +51,8 @@ class Linear(nnx.Module):
         self.bias = None if zeros is None else nnx.Param(zeros)
         self.lora_a: nnx.LoRAParam | None = nnx.data(None)
         self.lora_b: nnx.LoRAParam | None = nnx.data(None)
-        self.adapter_scale = 0.0
+        self.adapter_scale, self.adapter_dropout = 0.0, 0.0
+        self.dropout_key: jax.Array | None = nnx.data(None)
 
     @property
     def letters(self) -> "Letters":
@@ -70,9 +71,18 @@ class Linear(nnx.Module):
         """Computes in the dtype of `x`."""
         y = mesh.einsum(self.formula, x, self.weight[...].astype(x.dtype), out=self.out)
         if self.lora_a is not None and self.lora_b is not None:
-            change = self._adapter(x, self.lora_a[...], self.lora_b[...])
+            change = self._adapter(self._dropped(x), self.lora_a[...], self.lora_b[...])
             y = y + change * jnp.asarray(self.adapter_scale, y.dtype)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+
+    def _dropped(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The adapter's input in training: some of it zero, the rest as much larger."""
+        if self.dropout_key is None:
+            return x
+        keep = 1.0 - self.adapter_dropout
+        layout = jax.typeof(x).sharding if mesh.active() else None
+        kept = jax.random.bernoulli(self.dropout_key, keep, x.shape, out_sharding=layout)
+        return jnp.where(kept, x / jnp.asarray(keep, x.dtype), 0)
 
     def _adapter(
         self, x: Float[Array, "..."], a: Float[Array, "..."], b: Float[Array, "..."]

@@ -7,6 +7,7 @@ dictionary (`without`) gives the base model; `merged` folds them into its weight
 
 import math
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,6 +60,20 @@ def _attach_one(module: Linear, rule: LoraConfig, rngs: nnx.Rngs) -> None:
         mesh.shard(b, *free, None, *(names[axis] for axis in letters.outputs))
     )
     module.adapter_scale = rule.alpha / rule.rank
+    module.adapter_dropout = rule.dropout
+
+
+def drop_out(model: nnx.Module, key: jax.Array) -> None:
+    """Sets adapters that have a dropout to drop inputs, until the model is built anew.
+
+    Each map, and each layer of a stack, has random numbers of its own.
+    """
+    for path, module in nnx.iter_modules(model):
+        if isinstance(module, Linear) and module.adapter_dropout and module.lora_a is not None:
+            own = jax.random.fold_in(key, zlib.crc32(".".join(map(str, path)).encode()))
+            order = module.formula.split("->")[0].split(",")[1]
+            layers = module.weight.shape[: module.weight.ndim - len(order)]
+            module.dropout_key = nnx.data(jax.random.split(own, layers) if layers else own)
 
 
 def is_adapter(name: str) -> bool:

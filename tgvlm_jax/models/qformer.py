@@ -4,7 +4,6 @@ As in BLIP-2 (queries only), and in InstructBLIP, E.T.Chat and D2VLM (with text;
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import jax
@@ -15,71 +14,10 @@ from jaxtyping import Array, Bool, Float
 from tgvlm_jax import mesh
 from tgvlm_jax.models.layers import LayerNorm, stack
 from tgvlm_jax.models.tower import Attention, Mlp, table
-from tgvlm_jax.types import InputError, pytree
+from tgvlm_jax.schema import QformerConfig
+from tgvlm_jax.types import pytree
 
 _TOKENS = ("batch", "frames", None, None)
-_FAMILIES = ("blip-2", "instructblip", "blip_2_qformer", "instructblip_qformer")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class QformerConfig:
-    """Sizes; the defaults are the Q-Former of InstructBLIP (Vicuna 7B) that D2VLM starts from.
-
-    Attributes:
-        vocab_size: of the text; 0 for a Q-Former that takes queries only.
-        positions: longest text. image_width: of the tokens that the queries read.
-        cross_every: layers 0, cross_every, 2 cross_every, ... read the image.
-    """
-
-    vocab_size: int = 30523
-    positions: int = 512
-    width: int = 768
-    image_width: int = 1408
-    layers: int = 12
-    heads: int = 12
-    hidden: int = 3072
-    cross_every: int = 2
-    norm_eps: float = 1e-12
-
-    @property
-    def crossings(self) -> int:
-        """How many layers read the image."""
-        return -(-self.layers // self.cross_every)
-
-
-QFORMER_INSTRUCT = QformerConfig()
-"""As published inside D2VLM and E.T.Chat: 185,660,160 parameters."""
-QFORMER_BLIP2 = QformerConfig(vocab_size=0)
-"""As published inside BLIP-2: 105,137,664 parameters."""
-
-
-def from_hf(config: Mapping[str, Any]) -> QformerConfig:
-    """The Q-Former of a BLIP-2 or InstructBLIP `config.json`, or of its `qformer_config`.
-
-    Raises:
-        InputError: another architecture, an activation that this Q-Former has not, or BLIP-2's
-            retrieval model.
-    """
-    family = config.get("model_type")
-    if family not in _FAMILIES:
-        raise InputError(f"model_type {family!r} has no Q-Former; known: {', '.join(_FAMILIES)}")
-    config = config.get("qformer_config", config)
-    if config.get("hidden_act", "gelu") != "gelu":
-        raise InputError(f"hidden_act {config['hidden_act']!r}: the Q-Former has 'gelu' only")
-    if config.get("use_qformer_text_input"):
-        raise InputError("use_qformer_text_input: BLIP-2's retrieval Q-Former is not supported")
-    instruct = config["model_type"] == "instructblip_qformer"
-    return QformerConfig(
-        vocab_size=config["vocab_size"] if instruct else 0,
-        positions=config["max_position_embeddings"],
-        width=config["hidden_size"],
-        image_width=config["encoder_hidden_size"],
-        layers=config["num_hidden_layers"],
-        heads=config["num_attention_heads"],
-        hidden=config["intermediate_size"],
-        cross_every=config["cross_attention_frequency"],
-        norm_eps=config["layer_norm_eps"],
-    )
 
 
 class CrossAttention(nnx.Module):

@@ -15,16 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int
 
 from tgvlm_jax import mesh
 from tgvlm_jax.models.layers import LayerNorm, Linear, RMSNorm, stack
-from tgvlm_jax.models.qwen_vit_config import QwenVisionConfig
 from tgvlm_jax.ops.vision_rope import grid_rotation, rotate_heads
-from tgvlm_jax.types import pytree
+from tgvlm_jax.schema import QwenVisionConfig
+from tgvlm_jax.types import PatchRows, pytree
 
 _SLOTS = ("batch", "frames", None, None)
 _FAR_BELOW = -1e30
+_FLOAT32 = jnp.dtype("float32")
 
 
 @pytree
@@ -42,7 +43,7 @@ class VisualTokens:
 
 
 def _norm(config: QwenVisionConfig, width: int, dtype: jnp.dtype) -> RMSNorm | LayerNorm:
-    kind = RMSNorm if config.family == "qwen2_5_vl" else LayerNorm
+    kind = RMSNorm if config.kind == "qwen2_5_vl" else LayerNorm
     return kind(width, eps=config.norm_eps, dtype=dtype)
 
 
@@ -79,7 +80,7 @@ class QwenVisionBlock(nnx.Module):
             (h, k, d), axes=(None, None, "embed"), formula="bfphk,hkd->bfpd", out=_SLOTS, **shared
         )
         self.mlp_norm = _norm(config, d, dtype)
-        gated = config.family == "qwen2_5_vl"
+        gated = config.kind == "qwen2_5_vl"
         self.gate = _dense(d, config.hidden, rngs=rngs, dtype=dtype) if gated else None
         self.up = _dense(d, config.hidden, rngs=rngs, dtype=dtype)
         self.down = _dense(config.hidden, d, rngs=rngs, dtype=dtype)
@@ -158,7 +159,7 @@ class PatchEmbedding(nnx.Module):
         weight = init(rngs.params(), (*kernel, config.width), dtype)
         self.weight = nnx.Param(mesh.shard(weight, *(None,) * 4, "embed"))
         bias = None
-        if config.family == "qwen3_vl":
+        if config.kind == "qwen3_vl":
             bias = nnx.Param(mesh.shard(jnp.zeros(config.width, dtype), None))
         self.bias = bias
 
@@ -201,9 +202,16 @@ class PositionTable(nnx.Module):
 class QwenVisionTower(nnx.Module):
     """Patches -> transformer -> tokens of the decoder's width."""
 
-    def __init__(self, config: QwenVisionConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+    def __init__(
+        self,
+        config: QwenVisionConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype,
+        activations: jnp.dtype = _FLOAT32,
+    ):
         """`dtype` is that of the parameters."""
-        self.config = config
+        self.config, self.activations = config, activations
         self.patches = PatchEmbedding(config, rngs=rngs, dtype=dtype)
         self.positions, self.deepstack = nnx.data(None), nnx.data(None)
         if config.table_side:
@@ -219,32 +227,14 @@ class QwenVisionTower(nnx.Module):
                 rngs=rngs,
             )
 
-    def __call__(
-        self,
-        patches: UInt8[Array, "b f p c"] | Float[Array, "b f p c"],
-        *,
-        coordinates: Int[Array, "b f p 2"],
-        frames: Int[Array, "b f p"],
-        windows: Int[Array, "b f p"],
-        table: Float[Array, "b f p 2"],
-    ) -> VisualTokens:
-        """One token for every four patches; those of empty slots mean nothing.
-
-        Args:
-            patches: rows `f` of `p` patch slots, each patch flat as (channel, frame, y, x);
-                uint8 pixels, or floats that are normalised already.
-            coordinates: row and column of a patch in its frame.
-            frames, windows: which frame and which window of it a patch belongs to, numbered
-                within the row; windows are not read where all layers see whole frames.
-            table: where in the table of learned positions a patch lies, in rows and columns of
-                the table; not read without one.
-        """
+    def __call__(self, rows: PatchRows) -> VisualTokens:
+        """One token for every four patches; those of empty slots mean nothing."""
         config = self.config
-        x = self.patches(self._normalised(mesh.shard(patches, *_SLOTS)))
-        coordinates = mesh.shard(coordinates, *_SLOTS)
-        frames, windows = (mesh.shard(ids, *_SLOTS[:3]) for ids in (frames, windows))
+        x = self.patches(self._normalised(mesh.shard(rows.patches, *_SLOTS)))
+        coordinates = mesh.shard(rows.coordinates, *_SLOTS)
+        frames, windows = (mesh.shard(ids, *_SLOTS[:3]) for ids in (rows.frames, rows.windows))
         if self.positions is not None:
-            x = x + self.positions(mesh.shard(table, *_SLOTS)).astype(x.dtype)
+            x = x + self.positions(mesh.shard(rows.table, *_SLOTS)).astype(x.dtype)
         turn = grid_rotation(
             coordinates, head_size=config.width // config.heads, theta=config.theta
         )
@@ -265,9 +255,8 @@ class QwenVisionTower(nnx.Module):
         numbers = np.arange(config.layers)
         full = np.isin(numbers, config.full_layers) | (not config.full_layers)
         start = (x, dict.fromkeys(config.deepstack, x))
-        unroll = min(config.unroll, config.layers)
         inputs = (jnp.asarray(numbers), jnp.asarray(full), self.blocks)
-        (x, kept), _ = jax.lax.scan(body, start, inputs, unroll=unroll)
+        (x, kept), _ = jax.lax.scan(body, start, inputs)
         # The one change of layout: from here on every device of a batch row has all its tokens.
         return VisualTokens(
             tokens=mesh.shard(self.merger(x), "batch", None, None, None),
@@ -275,7 +264,7 @@ class QwenVisionTower(nnx.Module):
         )
 
     def _normalised(self, patches: Any) -> Float[Array, "b f p c"]:
-        dtype = jnp.dtype(self.config.dtype)
+        dtype = self.activations
         if not jnp.issubdtype(patches.dtype, jnp.integer):
             return patches.astype(dtype)
         each = patches.shape[-1] // 3
@@ -298,13 +287,3 @@ class QwenVisionTower(nnx.Module):
 
         _, tokens = jax.lax.scan(level, None, (self.deepstack, jnp.stack(kept)))
         return mesh.shard(tokens, None, "batch", None, None, None)
-
-
-def at_placeholders(
-    tokens: Float[Array, "b f u d"], index: Int[Array, "b t"]
-) -> Float[Array, "b t d"]:
-    """The visual token of every slot of a prompt, zero where `index` is -1 (text)."""
-    b, f, u, d = tokens.shape
-    flat = mesh.reshape(tokens, (b, f * u, d), out=("batch", None, None))
-    found = jnp.take_along_axis(flat, jnp.maximum(index, 0)[..., None], axis=1)
-    return jnp.where(index[..., None] >= 0, found, 0)

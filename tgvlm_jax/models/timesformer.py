@@ -1,9 +1,5 @@
 """TimeSformer with divided attention: first over time, then over space (ProfVLM 2.1)."""
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -12,70 +8,12 @@ from jaxtyping import Array, Float
 from tgvlm_jax import mesh
 from tgvlm_jax.models.layers import LayerNorm, stack
 from tgvlm_jax.models.tower import Attention, Mlp, cut, dense, in_chunks, patch_embedding, table
+from tgvlm_jax.schema import TimesformerConfig
 from tgvlm_jax.types import InputError
 
 # Clips (the views of a take, or the parts of a long video) are what is independent here.
 _TOKENS = ("batch", "frames", None, None)
 _GRID = ("batch", "frames", None, None, None)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TimesformerConfig:
-    """Sizes; the defaults are TimeSformer-base.
-
-    Attributes:
-        image: side of the square frame in pixels. frames: of a clip.
-        labels: classes of the classification head, 0 for no head.
-        chunk: clips of one sample computed at a time, 0 for all.
-    """
-
-    image: int = 224
-    patch: int = 16
-    frames: int = 8
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    hidden: int = 3072
-    norm_eps: float = 1e-6
-    labels: int = 0
-    chunk: int = 8
-
-    @property
-    def patches(self) -> int:
-        """Patch tokens of a frame."""
-        return (self.image // self.patch) ** 2
-
-
-TIMESFORMER_BASE_K600 = TimesformerConfig()
-"""The encoder of facebook/timesformer-base-finetuned-k600: 121,258,752 parameters."""
-
-
-def from_hf(config: Mapping[str, Any]) -> TimesformerConfig:
-    """The tower, with its classification head, that a `config.json` describes.
-
-    Raises:
-        InputError: another architecture, attention or activation than the published one.
-    """
-    for key, wanted in (
-        ("model_type", "timesformer"),
-        ("attention_type", "divided_space_time"),
-        ("hidden_act", "gelu"),
-        ("qkv_bias", True),
-    ):
-        found = config.get(key, None if key == "model_type" else wanted)
-        if found != wanted:
-            raise InputError(f"{key} {found!r}: the TimeSformer here has {wanted!r} only")
-    return TimesformerConfig(
-        image=config["image_size"],
-        patch=config["patch_size"],
-        frames=config["num_frames"],
-        width=config["hidden_size"],
-        layers=config["num_hidden_layers"],
-        heads=config["num_attention_heads"],
-        hidden=config["intermediate_size"],
-        norm_eps=config["layer_norm_eps"],
-        labels=len(config.get("id2label", ())),
-    )
 
 
 class TimesformerBlock(nnx.Module):

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, UInt8
 
 from tgvlm_jax import mesh
 from tgvlm_jax.models.layers import LayerNorm, Linear, stack
-from tgvlm_jax.schema import ModelConfig, TowerConfig
+from tgvlm_jax.schema import ModelConfig, TinyVitConfig
 
 _TOKENS = ("batch", "frames", None, None)
 
@@ -15,7 +15,7 @@ _TOKENS = ("batch", "frames", None, None)
 class VitBlock(nnx.Module):
     """Pre-norm attention among the patches of one frame, and a GELU layer."""
 
-    def __init__(self, config: TowerConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+    def __init__(self, config: TinyVitConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         d, h, k = config.width, config.heads, config.width // config.heads
         scale = (2 * config.layers) ** -0.5
         self.attention_norm = LayerNorm(d, eps=config.norm_eps, dtype=dtype)
@@ -55,12 +55,13 @@ def _dense(inputs: int, outputs: int, **settings) -> Linear:
     return Linear((inputs, outputs), axes=axes, formula="bfpd,de->bfpe", out=_TOKENS, **settings)
 
 
-class VisionTower(nnx.Module):
+class TinyVit(nnx.Module):
     """Pixels -> cells -> patches -> transformer -> one token of the decoder's width a frame."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        tower, dtype = config.tower, jnp.dtype(config.param_dtype)
-        self.config = config
+    def __init__(self, tower: TinyVitConfig, config: ModelConfig, *, rngs: nnx.Rngs):
+        """`tower` is the one of `config`."""
+        dtype = jnp.dtype(config.param_dtype)
+        self.tower, self.config = tower, config
         shared = {"rngs": rngs, "dtype": dtype, "bias": True}
         rows, columns = tower.height // tower.patch, tower.width_px // tower.patch
         side = tower.patch // tower.cell
@@ -96,7 +97,7 @@ class VisionTower(nnx.Module):
     def __call__(self, frames: UInt8[Array, "b f y x 3"]) -> Float[Array, "b f d"]:
         """One token of the decoder's width for each frame."""
         x = mesh.shard(frames, "batch", "frames", None, None, None)
-        x = _cells(x, patch=self.config.tower.patch, cell=self.config.tower.cell)
+        x = _cells(x, patch=self.tower.patch, cell=self.tower.cell)
         x = x.astype(self.config.dtype) / 64 - 2  # about zero mean, unit size
         x = self.patches(jax.nn.gelu(self.cells(x)))
         x = x + self.position[...].astype(x.dtype)
@@ -104,7 +105,7 @@ class VisionTower(nnx.Module):
         def layer(x, block):
             return block(x), None
 
-        unroll = min(self.config.unroll, self.config.tower.layers)
+        unroll = min(self.config.unroll, self.tower.layers)
         x, _ = jax.lax.scan(layer, x, self.blocks, unroll=unroll)
         return mesh.shard(self.projector(self.norm(x)), "batch", None, None)
 

@@ -9,18 +9,37 @@ causal), not for a second answer of a preference pair, and not for the samples o
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from tgvlm_jax.models.decoder import Decoder, Earlier
+from tgvlm_jax import mesh
+from tgvlm_jax.models import lora
+from tgvlm_jax.models.decoder import Decoder, Earlier, States
 from tgvlm_jax.models.evidence import Evidence, span_means
-from tgvlm_jax.models.vit import VisionTower
+from tgvlm_jax.models.qwen_vit import QwenVisionTower
+from tgvlm_jax.models.vit import TinyVit
 from tgvlm_jax.ops.attention import causal_mask
-from tgvlm_jax.schema import ModelConfig
+from tgvlm_jax.schema import ModelConfig, QwenVisionConfig
 from tgvlm_jax.types import Prompt, Response, pytree
+
+
+@pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bank:
+    """What a prompt's frames leave for evidence.
+
+    Attributes:
+        mask: real frames. states: of each frame after `bank_layer` layers. keys: what evidence is
+            matched with.
+    """
+
+    mask: Annotated[Any, "bool b f"]
+    states: Annotated[Any, "float b f d"]
+    keys: Annotated[Any, "float b f d"]
 
 
 @pytree
@@ -29,18 +48,17 @@ class PromptState:
     """A prompt that has been read.
 
     Attributes:
-        earlier: its keys and values. length: filled slots, and so the position of what follows.
-        bank: frame states after `bank_layer` layers. frame_keys: what evidence is matched with.
-        query, final: states of the last filled slot, which predicts the first token to come.
+        earlier: its keys and values. next_position: of what follows.
+        final, query: states of the last filled slot after all layers and before the last one,
+            which predict the first token to come, and where it points.
+        bank: None without evidence heads.
     """
 
     earlier: Annotated[Any, "Earlier l b p h k"]
-    length: Annotated[Any, "int32 b"]
-    frame_mask: Annotated[Any, "bool b f"]
-    bank: Annotated[Any, "float b f d"]
-    frame_keys: Annotated[Any, "float b f d"]
-    query: Annotated[Any, "float b 1 d"]
+    next_position: Annotated[Any, "int32 b"]
     final: Annotated[Any, "float b 1 d"]
+    query: Annotated[Any, "float b 1 d"]
+    bank: Annotated[Any, "Bank | None"]
 
 
 @pytree
@@ -51,83 +69,162 @@ class Predicted:
     Attributes:
         final: un-normalised; `Decoder.logits` or `token_log_probs` make the rest of it.
         queries: outputs of the evidence head, one a slot.
-        scores: frame scores of each slot.
+        scores: frame scores of each slot. Both are None without evidence heads.
     """
 
     final: Annotated[Any, "float b t d"]
-    queries: Annotated[Any, "float b e d"]
-    scores: Annotated[Any, "float b e f"]
+    queries: Annotated[Any, "float b e d | None"] = None
+    scores: Annotated[Any, "float b e f | None"] = None
 
 
 class VideoLanguageModel(nnx.Module):
-    """Tower, decoder and evidence heads."""
+    """Tower, decoder and evidence heads; tower and heads only where the config has them."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.tower = VisionTower(config, rngs=rngs)
+        self.tower = _tower(config, rngs)
         self.decoder = Decoder(config, rngs=rngs)
-        self.evidence = Evidence(config, rngs=rngs)
+        self.evidence = _evidence(config, rngs)
+        lora.attach(self, config.lora, rngs=rngs)
 
     @property
-    def _taps(self) -> tuple[int, int]:
+    def _taps(self) -> tuple[int, ...]:
         """Layers after which frames are banked, and after which evidence is asked for."""
-        return self.config.evidence.bank_layer, self.config.decoder.layers - 1
+        last = self.config.decoder.layers - 1
+        return (self.config.evidence.bank_layer, last) if self.config.evidence else (last,)
+
+    def states(self, prompt: Prompt, *, taps: Sequence[int] = ()) -> States:
+        """Residual streams at every slot of a prompt; those of empty slots mean nothing."""
+        embedded = self.decoder.embed(prompt.tokens)
+        seen = self._see(prompt, embedded)
+        order = jnp.arange(embedded.shape[1], dtype=jnp.int32)
+        filled = order < prompt.length[:, None]
+        places = jnp.where(filled, order, 0)
+        positions = places
+        if prompt.positions is not None:
+            positions = jnp.moveaxis(prompt.positions, 1, 0)
+        visual = prompt.visual_index >= 0
+        return self.decoder(
+            seen.x,
+            turn=self.decoder.rotation(positions),
+            mask=causal_mask(
+                places,
+                filled,
+                block=visual if self.config.two_way_frames else None,
+                window=self.config.decoder.sliding_window,
+            ),
+            taps=taps,
+            deepstack=seen.deepstack,
+        )
 
     def prefill(self, prompt: Prompt) -> PromptState:
-        """Reads a prompt. Its frames see each other both ways, all else is causal (D2VLM 1.4)."""
-        frames = self.tower(prompt.frames)
-        is_frame = prompt.frame_index >= 0
-        slot = prompt.frame_index[..., None] == jnp.arange(frames.shape[1], dtype=jnp.int32)
-        slot = slot.astype(frames.dtype)  # b p f
-        placed = jnp.einsum("bpf,bfd->bpd", slot, frames)
-        x = jnp.where(is_frame[..., None], placed, self.decoder.embed(prompt.tokens))
-
-        order = jnp.arange(x.shape[1], dtype=jnp.int32)
-        filled = order < prompt.length[:, None]
-        positions = jnp.where(filled, order, 0)
-        window = self.config.decoder.sliding_window
-        states = self.decoder(
-            x,
-            turn=self.decoder.rotation(positions),
-            mask=causal_mask(positions, filled, block=is_frame, window=window),
-            taps=self._taps,
-        )
-        bank, query = (states.taps[tap] for tap in self._taps)
-        last = (order == prompt.length[:, None] - 1)[:, None, :].astype(x.dtype)
+        """Reads a prompt."""
+        states = self.states(prompt, taps=self._taps)
+        order = jnp.arange(prompt.tokens.shape[1], dtype=jnp.int32)
+        query = states.taps[self._taps[-1]]
+        last = (order == prompt.length[:, None] - 1)[:, None, :].astype(query.dtype)
+        offset = 0 if prompt.offset is None else prompt.offset
         return PromptState(
-            earlier=Earlier(kv=states.kv, mask=filled),
-            length=prompt.length,
-            frame_mask=prompt.frame_mask,
-            bank=_take(slot.swapaxes(1, 2), bank),
-            frame_keys=self.evidence.frame_head(_take(slot.swapaxes(1, 2), query)),
-            query=_take(last, query),
+            earlier=Earlier(kv=states.kv, mask=order < prompt.length[:, None]),
+            next_position=prompt.length + offset,
             final=_take(last, states.final),
+            query=_take(last, query),
+            bank=self._bank(prompt, states.taps, query),
+        )
+
+    def _see(self, prompt: Prompt, embedded: Float[Array, "b p d"]) -> "_Seen":
+        """Puts the tower's tokens into their slots."""
+        if self.tower is None or prompt.visual is None:
+            return _Seen(x=embedded, deepstack=None)
+        if isinstance(self.tower, TinyVit):
+            tokens, deepstack = self.tower(prompt.visual.pixels), None
+        else:
+            found = self.tower(prompt.visual)
+            tokens, deepstack = flat(found.tokens), None
+            if found.deepstack.shape[0]:
+                levels = [at_slots(flat(level), prompt.visual_index) for level in found.deepstack]
+                deepstack = jnp.stack(levels)
+        placed = at_slots(tokens, prompt.visual_index)
+        x = jnp.where(
+            (prompt.visual_index >= 0)[..., None], placed.astype(embedded.dtype), embedded
+        )
+        return _Seen(x=x, deepstack=deepstack)
+
+    def _bank(
+        self, prompt: Prompt, taps: dict[int, Float[Array, "b p d"]], query: Float[Array, "b p d"]
+    ) -> Bank | None:
+        if self.evidence is None:
+            return None
+        mask = prompt.visual.mask
+        frames = jnp.arange(mask.shape[1], dtype=jnp.int32)
+        slot = (frames[:, None] == prompt.visual_index[:, None, :]).astype(query.dtype)  # b f p
+        return Bank(
+            mask=mask,
+            states=_take(slot, taps[self._taps[0]]),
+            keys=self.evidence.frame_head(_take(slot, query)),
         )
 
     def extend(self, prompt: PromptState, response: Response) -> Predicted:
         """Runs a whole response (teacher forcing: spans are the given ones, D2VLM 1.6)."""
+        x = self.decoder.embed(response.tokens)
         slots = jnp.arange(response.spans.shape[1], dtype=jnp.int32)
-        emitted = response.evidence[..., None] == slots  # b t e
-        emitted = emitted.astype(prompt.bank.dtype)
-        events = span_means(prompt.bank, response.spans, prompt.frame_mask)
-        x = self.decoder.embed(response.tokens) + _take(emitted, events)
+        emitted = (response.evidence[..., None] == slots).astype(x.dtype)  # b t e
+        if prompt.bank is not None:
+            events = span_means(prompt.bank.states, response.spans, prompt.bank.mask)
+            x = x + _take(emitted, events)
 
         order = jnp.arange(x.shape[1], dtype=jnp.int32)
-        positions = prompt.length[:, None] + order
+        places = jnp.broadcast_to(order, response.mask.shape)
         window = self.config.decoder.sliding_window
         states = self.decoder(
             x,
-            turn=self.decoder.rotation(positions),
-            mask=causal_mask(positions, response.mask, window=window),
+            turn=self.decoder.rotation(prompt.next_position[:, None] + order),
+            mask=causal_mask(places, response.mask, window=window),
             earlier=prompt.earlier,
-            taps=self._taps[1:],
+            taps=self._taps[-1:],
         )
         # What predicts token i stands one position before it.
         final = jnp.concatenate([prompt.final, states.final[:, :-1]], axis=1)
-        query = jnp.concatenate([prompt.query, states.taps[self._taps[1]][:, :-1]], axis=1)
+        if prompt.bank is None or self.evidence is None:
+            return Predicted(final=final)
+        before_last = states.taps[self._taps[-1]][:, :-1]
+        query = jnp.concatenate([prompt.query, before_last], axis=1)
         queries = self.evidence.evidence_head(_take(emitted.swapaxes(1, 2), query))
-        scores = self.evidence.scores(queries, prompt.frame_keys)
+        scores = self.evidence.scores(queries, prompt.bank.keys)
         return Predicted(final=final, queries=queries, scores=scores)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Seen:
+    x: Float[Array, "b p d"]
+    deepstack: Float[Array, "m b p d"] | None
+
+
+def _tower(config: ModelConfig, rngs: nnx.Rngs) -> TinyVit | QwenVisionTower | None:
+    if config.tower is None:
+        return None
+    if isinstance(config.tower, QwenVisionConfig):
+        made = {"dtype": jnp.dtype(config.param_dtype), "activations": jnp.dtype(config.dtype)}
+        return QwenVisionTower(config.tower, rngs=rngs, **made)
+    return TinyVit(config.tower, config, rngs=rngs)
+
+
+def _evidence(config: ModelConfig, rngs: nnx.Rngs) -> Evidence | None:
+    if config.evidence is None:
+        return None
+    return Evidence(config, threshold=config.evidence.threshold, rngs=rngs)
+
+
+def at_slots(tokens: Float[Array, "b u d"], index: Int[Array, "b p"]) -> Float[Array, "b p d"]:
+    """The visual token of every slot of a prompt, zero where `index` is -1 (text)."""
+    found = jnp.take_along_axis(tokens, jnp.maximum(index, 0)[..., None], axis=1)
+    return jnp.where(index[..., None] >= 0, found, 0)
+
+
+def flat(tokens: Float[Array, "b f u d"]) -> Float[Array, "b _n d"]:
+    """The tokens of all rows, one after another."""
+    b, f, u, d = tokens.shape
+    return mesh.reshape(tokens, (b, f * u, d), out=("batch", None, None))
 
 
 def _take(one_hot: Float[Array, "b i j"], values: Float[Array, "b j d"]) -> Float[Array, "b i d"]:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from tgvlm_jax.grounding import targets
 from tgvlm_jax.models.vlm import Predicted, VideoLanguageModel
 from tgvlm_jax.ops.cross_entropy import token_log_probs
-from tgvlm_jax.schema import ObjectiveConfig
+from tgvlm_jax.schema import Experiment, ObjectiveConfig
 from tgvlm_jax.types import Batch, pytree
 
 
@@ -23,13 +23,12 @@ class Term:
     weight: Annotated[Any, "float32"]
 
 
-def coefficients(config: ObjectiveConfig) -> dict[str, float]:
-    """What each term counts in the total."""
-    return {
-        "language": 1.0,
-        "grounding": config.grounding,
-        "consistency": config.consistency,
-    }
+def coefficients(experiment: Experiment) -> dict[str, float]:
+    """What each term counts in the total; a model without evidence heads has language alone."""
+    config = experiment.objective
+    if experiment.model.evidence is None:
+        return {"language": 1.0}
+    return {"language": 1.0, "grounding": config.grounding, "consistency": config.consistency}
 
 
 def weights(batch: Batch) -> dict[str, Float[Array, ""]]:
@@ -58,15 +57,18 @@ def sums(
     log_probs = token_log_probs(
         model.decoder.norm(predicted.final), model.decoder.head(), response.tokens
     )
+    language = -jnp.sum(jnp.where(response.mask, log_probs, 0.0))
+    if predicted.scores is None:
+        return {"language": language}
     return {
-        "language": -jnp.sum(jnp.where(response.mask, log_probs, 0.0)),
+        "language": language,
         "grounding": jnp.sum(_grounding(predicted, batch, config)),
         "consistency": jnp.sum(_consistency(predicted, batch)),
     }
 
 
 def _grounding(predicted: Predicted, batch: Batch, config: ObjectiveConfig) -> Float[Array, "b"]:
-    frames = batch.prompt.frame_mask
+    frames = batch.prompt.visual.mask
     if config.alpha:
         wanted = targets.soft_targets(batch.response.spans, frames.shape[1], alpha=config.alpha)
     else:

@@ -82,3 +82,20 @@ def causal_mask(
     if segments is not None:
         seen &= segments[:, :, None] == segments[:, None, :]
     return seen & valid[:, None, :]
+
+
+def earlier_mask(
+    filled: Bool[Array, "b s"], after: Int[Array, "t"], *, window: int = 0
+) -> Bool[Array, "b #t s"]:
+    """Which slots of an earlier pass are seen by the tokens that follow it.
+
+    Args:
+        filled: slots of the earlier pass that hold something, from the first on.
+        after: how many of its own pass's tokens stand before each token.
+        window: as in `causal_mask`.
+    """
+    if not window:
+        return filled[:, None, :]
+    place = jnp.sum(filled, axis=-1, dtype=jnp.int32)[:, None] + after
+    slots = jnp.arange(filled.shape[1], dtype=jnp.int32)
+    return filled[:, None, :] & (place[:, :, None] - slots < window)

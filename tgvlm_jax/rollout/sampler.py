@@ -1,7 +1,8 @@
-"""Evidence decoding of a batch of prompts inside one jitted loop (D2VLM 1.6, 1.7).
+"""Greedy decoding of a batch of prompts inside one jitted loop, with evidence or without.
 
-When the model emits `<evi>`, the state that emitted it is matched with the frames, a range of
-frames is read out, and the mean of their states is added to the input embedding of that `<evi>`.
+When a model with evidence heads emits `<evi>`, the state that emitted it is matched with the
+frames, a range of frames is read out, and the mean of their states is added to the input embedding
+of that `<evi>` (D2VLM 1.6, 1.7).
 """
 
 import dataclasses
@@ -12,27 +13,34 @@ import jax
 import jax.numpy as jnp
 
 from tgvlm_jax import mesh
-from tgvlm_jax.models.evidence import span_means
+from tgvlm_jax.models.evidence import Evidence, span_means
 from tgvlm_jax.models.parameters import Blueprint, Params
-from tgvlm_jax.models.vlm import PromptState, VideoLanguageModel
-from tgvlm_jax.ops.attention import KeyValues
+from tgvlm_jax.models.vlm import Bank, PromptState, VideoLanguageModel
+from tgvlm_jax.ops.attention import KeyValues, earlier_mask
 from tgvlm_jax.types import Prompt, pytree
 
 
 @pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Generation:
-    """Generated answers.
+class Grounding:
+    """What `<evi>` would mean at each position.
 
     Attributes:
-        tokens: ids; after the end token padding.
-        spans: the frame range read at each position; it means something where the token is `<evi>`.
+        spans: the frame range; it counts where the token is `<evi>`.
         probabilities: what it was read from.
     """
 
-    tokens: Annotated[Any, "int32 b t"]
     spans: Annotated[Any, "int32 b t 2"]
     probabilities: Annotated[Any, "float32 b t f"]
+
+
+@pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generation:
+    """Generated answers: ids (after the end token padding), and their grounding where there is."""
+
+    tokens: Annotated[Any, "int32 b t"]
+    grounding: Annotated[Any, "Grounding | None"]
 
 
 @functools.partial(jax.jit, static_argnames=("blueprint", "max_tokens"))
@@ -42,24 +50,18 @@ def generate(
     *,
     blueprint: Blueprint,
     max_tokens: int,
-    evidence_id: int | jax.Array,
     end_id: int | jax.Array,
     pad_id: int | jax.Array,
+    evidence_id: int | jax.Array = -1,
 ) -> Generation:
     """Greedy answers of at most `max_tokens` tokens; stops when every row has ended."""
     model = blueprint.build(params)
     read = model.prefill(prompt)
-    batch, frames = prompt.frame_mask.shape
-    out = Generation(
-        tokens=_rows(jnp.full((batch, max_tokens), pad_id, jnp.int32)),
-        spans=_rows(jnp.zeros((batch, max_tokens, 2), jnp.int32)),
-        probabilities=_rows(jnp.zeros((batch, max_tokens, frames), jnp.float32)),
-    )
     layers = model.config.decoder.layers
     start = {
         "index": jnp.zeros((), jnp.int32),
-        "out": out,
-        "done": _rows(jnp.zeros(batch, bool)),
+        "out": _blank(read, max_tokens, pad_id),
+        "done": _rows(jnp.zeros(read.next_position.shape, bool)),
         "final": read.final,
         "query": read.query,
         "cache": [_empty(read.earlier.kv, i, max_tokens) for i in range(layers)],
@@ -70,26 +72,40 @@ def generate(
     def step(loop):
         i = loop["index"]
         token = jnp.argmax(model.decoder.logits(loop["final"])[:, 0], axis=-1).astype(jnp.int32)
-        token = jnp.where(loop["done"], pad_id, token)
-        queries = model.evidence.evidence_head(loop["query"])
-        scores = model.evidence.scores(queries, read.frame_keys)
-        span = model.evidence.read(scores, read.frame_mask)
-        written = _write(
-            loop["out"],
-            Generation(tokens=token[:, None], spans=span, probabilities=jax.nn.sigmoid(scores)),
-            i,
-        )
-        event = span_means(read.bank, span, read.frame_mask)
-        event = jnp.where((token == evidence_id)[:, None, None], event, 0)
-        x = model.decoder.embed(token[:, None]) + event
+        token = jnp.where(loop["done"], pad_id, token)[:, None]
+        x, grounding = model.decoder.embed(token), None
+        if model.evidence is not None and read.bank is not None:
+            grounding = _ground(model.evidence, read.bank, loop["query"])
+            event = span_means(read.bank.states, grounding.spans, read.bank.mask)
+            x = x + jnp.where((token == evidence_id)[..., None], event, 0)
+        written = _write(loop["out"], Generation(tokens=token, grounding=grounding), i)
         states = _decode(model, blocks, read, prompt_kv, loop["cache"], x, i)
-        done = loop["done"] | (token == end_id)
+        done = loop["done"] | (token[:, 0] == end_id)
         return {"index": i + 1, "out": written, "done": done, **states}
 
     def unfinished(loop):
         return (loop["index"] < max_tokens) & ~jnp.all(loop["done"])
 
     return jax.lax.while_loop(unfinished, step, start)["out"]
+
+
+def _ground(heads: Evidence, bank: Bank, query: jax.Array) -> Grounding:
+    """The frames that the next token would point at if it is `<evi>`."""
+    scores = heads.scores(heads.evidence_head(query), bank.keys)
+    return Grounding(spans=heads.read(scores, bank.mask), probabilities=jax.nn.sigmoid(scores))
+
+
+def _blank(read: PromptState, length: int, pad_id: int | jax.Array) -> Generation:
+    """Room for what is generated."""
+    batch, grounding = read.next_position.shape[0], None
+    if read.bank is not None:
+        frames = read.bank.mask.shape[1]
+        grounding = Grounding(
+            spans=_rows(jnp.zeros((batch, length, 2), jnp.int32)),
+            probabilities=_rows(jnp.zeros((batch, length, frames), jnp.float32)),
+        )
+    tokens = _rows(jnp.full((batch, length), pad_id, jnp.int32))
+    return Generation(tokens=tokens, grounding=grounding)
 
 
 def _decode(
@@ -102,12 +118,12 @@ def _decode(
     index: jax.Array,
 ) -> dict[str, Any]:
     """One token through all layers, against the shared prompt and the row's own cache."""
-    length = cache[0].k.shape[1]
-    own_mask = jnp.broadcast_to(
-        jnp.arange(length, dtype=jnp.int32) <= index, (x.shape[0], 1, length)
-    )
-    masks = (read.earlier.mask[:, None, :], own_mask)
-    turn = model.decoder.rotation((read.length + index)[:, None])
+    length, window = cache[0].k.shape[1], model.config.decoder.sliding_window
+    ahead = index - jnp.arange(length, dtype=jnp.int32)
+    seen = (ahead >= 0) & (ahead < window if window else True)
+    own_mask = jnp.broadcast_to(seen, (x.shape[0], 1, length))
+    masks = (earlier_mask(read.earlier.mask, index[None], window=window), own_mask)
+    turn = model.decoder.rotation((read.next_position + index)[:, None])
     new_cache, query = [], x
     for number, (block, kv, own) in enumerate(zip(blocks, prompt_kv, cache, strict=True)):
         if number == len(blocks) - 1:

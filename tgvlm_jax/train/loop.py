@@ -57,11 +57,11 @@ def check(experiment: Experiment, chat: Chat) -> None:
 
 def batches(experiment: Experiment, chat: Chat) -> Batches:
     """The training data of an experiment, this host's part."""
-    config, tower = experiment.data, experiment.model.tower
+    config = experiment.data
     source = AnomalyGrounding(
         open_shards(config.shards),
         config,
-        size=(tower.height, tower.width_px),
+        size=experiment.model.frame_size,
         split="train",
         seed=experiment.seed,
     )
@@ -148,7 +148,9 @@ class _Loop:
 
     def __post_init__(self):
         self.compiles, self.watch = CompileCounter(), Stopwatch()
-        self.coefficients = sft.coefficients(self.experiment.objective)
+        shapes = parameters.blueprint(self.experiment.model).shapes
+        self.trained = set(optim.trainable(self.experiment.optim, shapes))
+        self.coefficients = sft.coefficients(self.experiment)
         self.pending: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
 
     def run(self, current: state.TrainState, data: Batches, *, first: int) -> Trained:
@@ -181,9 +183,9 @@ class _Loop:
 
     def _timing(self, batch: Batch, waited: float) -> dict[str, float]:
         self.watch.step(waited=waited)
-        shape = batch.prompt.frames.shape
-        work = flops.per_step(self.experiment.model, batch)
-        timing = self.watch.read(frames=shape[0] * shape[1], flops=work)
+        frames = math.prod(jax.tree.leaves(batch.prompt.visual)[0].shape[:2])
+        work = flops.per_step(self.experiment.model, batch, trained=self.trained)
+        timing = self.watch.read(frames=frames, flops=work)
         return timing | {"compiles": self.compiles.count}
 
     def _flush(self, *, upto: int) -> None:

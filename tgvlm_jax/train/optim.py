@@ -26,7 +26,7 @@ def schedule(config: OptimConfig, *, steps: int) -> optax.Schedule:
 def build(
     config: OptimConfig, params: Params, *, matrices: Mapping[str, Matrix], steps: int
 ) -> optax.GradientTransformation:
-    """The optimiser of a model.
+    """The optimiser of a model; `params` may be the model's own or `trainable` ones.
 
     Every parameter belongs to the first group whose pattern its dotted path matches, else to the
     rest, which trains at `lr`.
@@ -34,7 +34,7 @@ def build(
     Raises:
         InputError: a group's pattern matches no parameter, or is no regular expression.
     """
-    labels = {name: _group(name, config.groups) for name in params}
+    labels = _labels(config, params)
     for number, group in enumerate(config.groups):
         if str(number) not in labels.values():
             some = ", ".join(sorted(params)[:3])
@@ -47,8 +47,23 @@ def build(
         name: _one(config, group, matrices=matrices, steps=steps)
         for name, group in zip(names, everyone, strict=True)
     }
+
+    def labels_of(tree):
+        return {name: labels[name] for name in tree}
+
     clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
-    return _lenient(optax.chain(*clip, optax.partition(groups, labels)))
+    return _lenient(optax.chain(*clip, optax.partition(groups, labels_of)))
+
+
+def trainable(config: OptimConfig, params: Params) -> Params:
+    """The parameters that no frozen group holds: what is differentiated and kept moments of."""
+    frozen = {str(number) for number, group in enumerate(config.groups) if group.frozen}
+    labels = _labels(config, params)
+    return {name: value for name, value in params.items() if labels[name] not in frozen}
+
+
+def _labels(config: OptimConfig, params: Params) -> dict[str, str]:
+    return {name: _group(name, config.groups) for name in params}
 
 
 def _lenient(tx: optax.GradientTransformation) -> optax.GradientTransformation:

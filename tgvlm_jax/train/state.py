@@ -10,6 +10,7 @@ import optax
 from tgvlm_jax import mesh
 from tgvlm_jax.models import parameters
 from tgvlm_jax.schema import Experiment
+from tgvlm_jax.train import optim
 from tgvlm_jax.types import pytree
 
 
@@ -28,6 +29,8 @@ def create(experiment: Experiment, tx: optax.GradientTransformation) -> TrainSta
     """A fresh state, laid out on the mesh that is set; traceable, so `jax.eval_shape` works."""
     key = jax.random.key(experiment.seed)
     params = parameters.init(experiment.model, jax.random.fold_in(key, 0))
-    opt_state = jax.tree.map(lambda x: x if x.ndim else mesh.shard(x), tx.init(params))
+    opt_state = jax.tree.map(
+        lambda x: x if x.ndim else mesh.shard(x), tx.init(optim.trainable(experiment.optim, params))
+    )
     step = mesh.shard(jnp.zeros((), jnp.int32))
     return TrainState(step=step, params=params, opt_state=opt_state, key=key)

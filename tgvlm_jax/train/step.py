@@ -7,49 +7,57 @@ import jax.numpy as jnp
 import optax
 
 from tgvlm_jax import mesh
+from tgvlm_jax.models import lora
 from tgvlm_jax.models.parameters import Blueprint, Params
 from tgvlm_jax.objectives import sft
 from tgvlm_jax.schema import Experiment
+from tgvlm_jax.train import optim
 from tgvlm_jax.train.state import TrainState
 from tgvlm_jax.types import Batch
 
 Metrics = dict[str, jax.Array]
+_DROPOUT = 1  # of the streams of random numbers; 0 is that of the initial parameters
 
 
 def gradients(
-    params: Params, batch: Batch, *, blueprint: Blueprint, experiment: Experiment
+    params: Params, batch: Batch, key: jax.Array, *, blueprint: Blueprint, experiment: Experiment
 ) -> tuple[Params, dict[str, sft.Term]]:
     """Gradient of the total loss of a whole batch, and its terms.
 
     Weights are taken from the whole batch first; each micro-batch then adds its sums divided by
-    them, which is the gradient of the undivided batch.
+    them, which is the gradient of the undivided batch. Only what is not frozen has a gradient, so
+    a frozen base costs neither its memory nor its time. `key` is for the adapters' dropout.
     """
     config = experiment.objective
     weights = sft.weights(batch)
-    coefficients = sft.coefficients(config)
+    coefficients = sft.coefficients(experiment)
+    trained = optim.trainable(experiment.optim, params)
+    frozen = {name: value for name, value in params.items() if name not in trained}
 
-    def loss(params, micro):
-        sums = sft.sums(blueprint.build(params), micro, config=config)
+    def loss(trained, micro, key):
+        model = blueprint.build(trained | frozen)
+        lora.drop_out(model, key)
+        sums = sft.sums(model, micro, config=config)
         total = sum(
             coefficients[name] * value / jnp.maximum(weights[name], 1.0)
             for name, value in sums.items()
         )
         return total, sums
 
-    def body(carry, micro):
-        grads, sums = jax.grad(loss, has_aux=True)(params, micro)
+    def body(carry, inputs):
+        grads, sums = jax.grad(loss, has_aux=True)(trained, *inputs)
         return jax.tree.map(jnp.add, carry, (grads, sums)), None
 
     count = experiment.train.accumulate
     if count == 1:
-        grads, sums = jax.grad(loss, has_aux=True)(params, batch)
+        grads, sums = jax.grad(loss, has_aux=True)(trained, batch, key)
     else:
         micro = jax.tree.map(lambda x: _split(x, count), batch)
         zeros = (
-            jax.tree.map(jnp.zeros_like, params),
+            jax.tree.map(jnp.zeros_like, trained),
             {name: jnp.zeros((), jnp.float32) for name in coefficients},
         )
-        (grads, sums), _ = jax.lax.scan(body, zeros, micro)
+        (grads, sums), _ = jax.lax.scan(body, zeros, (micro, jax.random.split(key, count)))
     return grads, {n: sft.Term(sum=sums[n], weight=weights[n]) for n in sums}
 
 
@@ -69,14 +77,17 @@ def make_step(
     """
 
     def step(state: TrainState, batch: Batch):
-        grads, terms = gradients(state.params, batch, blueprint=blueprint, experiment=experiment)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        key = jax.random.fold_in(jax.random.fold_in(state.key, _DROPOUT), state.step)
+        setting = {"blueprint": blueprint, "experiment": experiment}
+        grads, terms = gradients(state.params, batch, key, **setting)
+        trained = {name: state.params[name] for name in grads}
+        updates, opt_state = tx.update(grads, state.opt_state, trained)
         metrics: Metrics = {"grad_norm": optax.tree.norm(grads)}
         for name, term in terms.items():
             metrics[f"{name}.sum"], metrics[f"{name}.weight"] = term.sum, term.weight
         new = TrainState(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=state.params | optax.apply_updates(trained, updates),
             opt_state=opt_state,
             key=state.key,
         )

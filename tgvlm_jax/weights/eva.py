@@ -1,11 +1,41 @@
 """Published names of EVA ViT-g: in Hugging Face's BLIP-2, and in LAVIS, E.T.Chat and D2VLM."""
 
-from tgvlm_jax.models.eva_vit import EvaConfig
+from collections.abc import Mapping
+from typing import Any
+
+from tgvlm_jax.schema import EvaConfig
+from tgvlm_jax.types import InputError
 from tgvlm_jax.weights import names
 from tgvlm_jax.weights.mapping import Tensor, tensor
 
 HF, LAVIS, D2VLM = "vision_model.", "", "model.vision_tower.vision_tower."
 """What stands before the names: in BLIP-2, in LAVIS' own file, and in E.T.Chat and D2VLM."""
+_FAMILIES = ("blip-2", "instructblip", "blip_2_vision_model", "instructblip_vision_model")
+
+
+def from_hf(config: Mapping[str, Any]) -> EvaConfig:
+    """The tower of a BLIP-2 or InstructBLIP `config.json`, or of its `vision_config`.
+
+    Raises:
+        InputError: another architecture, or an activation that this tower has not.
+    """
+    family = config.get("model_type")
+    if family not in _FAMILIES:
+        raise InputError(f"model_type {family!r} has no EVA tower; known: {', '.join(_FAMILIES)}")
+    config = config.get("vision_config", config)
+    if config.get("hidden_act", "gelu") != "gelu":
+        raise InputError(f"hidden_act {config['hidden_act']!r}: the EVA tower has 'gelu' only")
+    return EvaConfig(
+        image=config["image_size"],
+        patch=config["patch_size"],
+        width=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        hidden=config["intermediate_size"],
+        norm_eps=config["layer_norm_eps"],
+        key_bias=True,
+        final_norm=True,
+    )
 
 
 def tensors(config: EvaConfig, *, prefix: str, ours: str = "") -> list[Tensor]:

@@ -1,12 +1,45 @@
 """Published names of the Q-Former and of D2VLM's frame compressor around it."""
 
-from tgvlm_jax.models.compressor import CompressorConfig
-from tgvlm_jax.models.qformer import QformerConfig
+from collections.abc import Mapping
+from typing import Any
+
+from tgvlm_jax.schema import CompressorConfig, QformerConfig
+from tgvlm_jax.types import InputError
 from tgvlm_jax.weights import names
 from tgvlm_jax.weights.mapping import Tensor, tensor
 
 HF, LAVIS, D2VLM = "qformer.", "Qformer.bert.", "model.qformer_bert.bert."
 """What stands before the names: in BLIP-2 and InstructBLIP, in LAVIS, in E.T.Chat and D2VLM."""
+_FAMILIES = ("blip-2", "instructblip", "blip_2_qformer", "instructblip_qformer")
+
+
+def from_hf(config: Mapping[str, Any]) -> QformerConfig:
+    """The Q-Former of a BLIP-2 or InstructBLIP `config.json`, or of its `qformer_config`.
+
+    Raises:
+        InputError: another architecture, an activation that this Q-Former has not, or BLIP-2's
+            retrieval model.
+    """
+    family = config.get("model_type")
+    if family not in _FAMILIES:
+        raise InputError(f"model_type {family!r} has no Q-Former; known: {', '.join(_FAMILIES)}")
+    config = config.get("qformer_config", config)
+    if config.get("hidden_act", "gelu") != "gelu":
+        raise InputError(f"hidden_act {config['hidden_act']!r}: the Q-Former has 'gelu' only")
+    if config.get("use_qformer_text_input"):
+        raise InputError("use_qformer_text_input: BLIP-2's retrieval Q-Former is not supported")
+    instruct = config["model_type"] == "instructblip_qformer"
+    return QformerConfig(
+        vocab_size=config["vocab_size"] if instruct else 0,
+        positions=config["max_position_embeddings"],
+        width=config["hidden_size"],
+        image_width=config["encoder_hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        hidden=config["intermediate_size"],
+        cross_every=config["cross_attention_frequency"],
+        norm_eps=config["layer_norm_eps"],
+    )
 
 
 def tensors(config: QformerConfig, *, prefix: str, ours: str = "") -> list[Tensor]:

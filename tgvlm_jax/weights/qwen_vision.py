@@ -1,11 +1,49 @@
 """Published names of the Qwen2.5-VL and Qwen3-VL vision towers."""
 
-from tgvlm_jax.models.qwen_vit_config import QwenVisionConfig
+from collections.abc import Mapping
+from typing import Any
+
+from tgvlm_jax.schema import CLIP_MEAN, CLIP_STD, QwenVisionConfig
+from tgvlm_jax.types import InputError
 from tgvlm_jax.weights.mapping import Tensor, tensor
 
 _MATRIX = "e d -> d e"
 # Published files keep the prefix of the release they were written for.
 _PREFIX = {"qwen2_5_vl": "visual.", "qwen3_vl": "model.visual."}
+
+
+def from_hf(config: Mapping[str, Any]) -> QwenVisionConfig:
+    """The vision tower that a published `config.json` describes.
+
+    Raises:
+        InputError: an architecture that this tower is not.
+    """
+    family, vision = config.get("model_type"), config.get("vision_config")
+    if family not in ("qwen2_5_vl", "qwen3_vl") or vision is None:
+        raise InputError(
+            f"model_type {family!r} has no vision tower of ours (Qwen2.5-VL, Qwen3-VL)"
+        )
+    qwen2 = family == "qwen2_5_vl"
+    if vision.get("in_channels", vision.get("in_chans", 3)) != 3:
+        raise InputError("the vision tower reads RGB; in_channels must be 3")
+    rope = vision.get("rope_parameters") or {}
+    return QwenVisionConfig(
+        kind=family,
+        layers=vision["depth"],
+        width=vision["hidden_size"],
+        heads=vision["num_heads"],
+        hidden=vision["intermediate_size"],
+        out_width=vision["out_hidden_size"],
+        patch=vision["patch_size"],
+        temporal=vision.get("temporal_patch_size", 2),
+        merge=vision.get("spatial_merge_size", 2),
+        full_layers=tuple(vision["fullatt_block_indexes"]) if qwen2 else (),
+        table_side=0 if qwen2 else round(vision["num_position_embeddings"] ** 0.5),
+        deepstack=() if qwen2 else tuple(vision["deepstack_visual_indexes"]),
+        theta=float(rope.get("rope_theta", 10_000.0)),
+        mean=CLIP_MEAN if qwen2 else (0.5, 0.5, 0.5),
+        std=CLIP_STD if qwen2 else (0.5, 0.5, 0.5),
+    )
 
 
 def tensors(config: QwenVisionConfig, *, prefix: str | None = None, ours: str = "") -> list[Tensor]:
@@ -16,14 +54,14 @@ def tensors(config: QwenVisionConfig, *, prefix: str | None = None, ours: str = 
         prefix: what stands before `patch_embed` and `blocks`; the published one by default.
         ours: what stands before our paths.
     """
-    prefix = _PREFIX[config.family] if prefix is None else prefix
+    prefix = _PREFIX[config.kind] if prefix is None else prefix
     found = [
         tensor(
             f"{prefix}patch_embed.proj.weight", f"{ours}patches.weight", "d c t y x -> c t y x d"
         ),
         *_block(config, f"{prefix}blocks.{{i}}.", f"{ours}blocks."),
     ]
-    if config.family == "qwen2_5_vl":
+    if config.kind == "qwen2_5_vl":
         merger = f"{prefix}merger."
         return [
             *found,
@@ -51,7 +89,7 @@ def _block(config: QwenVisionConfig, theirs: str, path: str) -> list[Tensor]:
         tensor(f"{theirs}attn.proj.bias", f"{path}o.bias", "d -> d"),
     ]
     norms = (("norm1", "attention_norm"), ("norm2", "mlp_norm"))
-    if config.family == "qwen2_5_vl":
+    if config.kind == "qwen2_5_vl":
         for name, ours in norms:
             found.append(tensor(f"{theirs}{name}.weight", f"{path}{ours}.scale", "d -> d"))
         for name in ("gate", "up", "down"):

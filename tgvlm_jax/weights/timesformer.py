@@ -1,8 +1,40 @@
 """Published names of TimeSformer in Hugging Face files."""
 
-from tgvlm_jax.models.timesformer import TimesformerConfig
+from collections.abc import Mapping
+from typing import Any
+
+from tgvlm_jax.schema import TimesformerConfig
+from tgvlm_jax.types import InputError
 from tgvlm_jax.weights import names
 from tgvlm_jax.weights.mapping import Tensor, tensor
+
+
+def from_hf(config: Mapping[str, Any]) -> TimesformerConfig:
+    """The tower, with its classification head, that a `config.json` describes.
+
+    Raises:
+        InputError: another architecture, attention or activation than the published one.
+    """
+    for key, wanted in (
+        ("model_type", "timesformer"),
+        ("attention_type", "divided_space_time"),
+        ("hidden_act", "gelu"),
+        ("qkv_bias", True),
+    ):
+        found = config.get(key, None if key == "model_type" else wanted)
+        if found != wanted:
+            raise InputError(f"{key} {found!r}: the TimeSformer here has {wanted!r} only")
+    return TimesformerConfig(
+        image=config["image_size"],
+        patch=config["patch_size"],
+        frames=config["num_frames"],
+        width=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        hidden=config["intermediate_size"],
+        norm_eps=config["layer_norm_eps"],
+        labels=len(config.get("id2label", ())),
+    )
 
 
 def tensors(

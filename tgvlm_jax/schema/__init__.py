@@ -1,0 +1,66 @@
+"""Every experiment setting with its default, as frozen dataclasses: the one home of defaults.
+
+A file in `configs/` starts from `Experiment()` through `tgvlm_jax.config.to_config_dict`, changes
+what it wants, and the command line may override any key. `tgvlm_jax.config.freeze` turns the
+result back into an `Experiment`, and everything below the command line sees only that.
+"""
+
+from tgvlm_jax.schema.experiment import (
+    ANOMALY_KINDS,
+    DataConfig,
+    EvalConfig,
+    Experiment,
+    GroupConfig,
+    MeshConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    TrainConfig,
+)
+from tgvlm_jax.schema.model import (
+    DecoderConfig,
+    EvidenceConfig,
+    LoraConfig,
+    ModelConfig,
+    RopeConfig,
+)
+from tgvlm_jax.schema.policy import AdvantageConfig, CreditConfig, PolicyConfig
+from tgvlm_jax.schema.towers import (
+    CLIP_MEAN,
+    CLIP_STD,
+    CompressorConfig,
+    EvaConfig,
+    FrameEncoderConfig,
+    QformerConfig,
+    QwenVisionConfig,
+    TimesformerConfig,
+    TinyVitConfig,
+)
+
+__all__ = [
+    "ANOMALY_KINDS",
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "AdvantageConfig",
+    "CompressorConfig",
+    "CreditConfig",
+    "DataConfig",
+    "DecoderConfig",
+    "EvaConfig",
+    "EvalConfig",
+    "EvidenceConfig",
+    "Experiment",
+    "FrameEncoderConfig",
+    "GroupConfig",
+    "LoraConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimConfig",
+    "PolicyConfig",
+    "QformerConfig",
+    "QwenVisionConfig",
+    "RopeConfig",
+    "TimesformerConfig",
+    "TinyVitConfig",
+    "TrainConfig",
+]

@@ -1,0 +1,197 @@
+"""Data, objective, optimiser, loop, mesh: everything of a run but its model."""
+
+import dataclasses
+from typing import Literal
+
+from tgvlm_jax.schema.checks import divides, positive
+from tgvlm_jax.schema.model import ModelConfig
+from tgvlm_jax.types import InputError
+
+ANOMALY_KINDS = (
+    "grayscale",
+    "invert",
+    "channel_swap",
+    "rotate180",
+    "mirror",
+    "noise",
+    "blur",
+    "saturation",
+    "zoom_in",
+    "zoom_out",
+    "shuffle",
+    "stutter",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where samples come from and how they are cut into batches.
+
+    Attributes:
+        shards: folder that `tgvlm shard` wrote.
+        fps: frames a second of those shards.
+        tokenizer: folder in Hugging Face format, or "tiny" for the one shipped with the library.
+        template: chat template, a name in `tgvlm_jax.data.chat`.
+        batch_size: samples a step over all hosts.
+        frames: the frame buckets: how many frames a batch may have.
+        strides: clips take every stride-th stored frame, drawn from these.
+        kinds: anomalies to ground, among `ANOMALY_KINDS`.
+        train_span, eval_span: the parts of every video, as fractions of its duration, that
+            training and evaluation clips lie in.
+        skip_seconds: (start, end) pairs of every video that no clip touches, such as credits.
+        crop: smallest side of a random crop of a training clip, as a fraction.
+        jitter: strength of the random colour change of a training clip; 0 is none.
+        prompt_bucket, response_bucket: text lengths are padded up to multiples of these.
+        max_events: spans an answer may have; evidence slots are padded to it.
+        threads: reader threads; prefetch: batches made ahead.
+    """
+
+    shards: str = ""
+    fps: float = 4.0
+    tokenizer: str = "tiny"
+    template: str = "phi3"
+    batch_size: int = 8
+    frames: tuple[int, ...] = (32,)
+    strides: tuple[int, ...] = (1, 2)
+    kinds: tuple[str, ...] = ANOMALY_KINDS
+    train_span: tuple[float, float] = (0.0, 2 / 3)
+    eval_span: tuple[float, float] = (2 / 3, 1.0)
+    skip_seconds: tuple[tuple[float, float], ...] = ()
+    crop: float = 0.6
+    jitter: float = 1.0
+    prompt_bucket: int = 16
+    response_bucket: int = 16
+    max_events: int = 1
+    threads: int = 2
+    prefetch: int = 4
+
+    def __post_init__(self):
+        for kind in self.kinds:
+            if kind not in ANOMALY_KINDS:
+                raise InputError(f"kinds: {kind!r} is not one of {', '.join(ANOMALY_KINDS)}")
+        if not self.kinds or not self.frames or not self.strides:
+            raise InputError("kinds, frames and strides must each name at least one")
+        whole = ("batch_size", "frames", "strides", "max_events")
+        positive(self, *whole, "prompt_bucket", "response_bucket")
+        for name, (start, end) in (("train_span", self.train_span), ("eval_span", self.eval_span)):
+            if not 0.0 <= start < end <= 1.0:
+                raise InputError(f"{name}=({start}, {end}) must be fractions 0 <= start < end <= 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Supervised fine-tuning of D2VLM (2.3): language, grounding and consistency.
+
+    Attributes:
+        grounding, consistency: weights of the two terms; 10 each in the released code.
+        alpha: base of the soft frame target alpha^-distance; 2.0 as released. 0 takes the hard
+            targets of the paper.
+    """
+
+    grounding: float = 10.0
+    consistency: float = 10.0
+    alpha: float = 2.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupConfig:
+    """An optimiser group: parameters whose dotted path matches `pattern` (first match wins)."""
+
+    pattern: str
+    lr_scale: float = 1.0
+    frozen: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Linear warm-up, cosine decay, by parameter group.
+
+    Attributes:
+        name: "adamw", or "muon": orthogonalised momentum for matrices, AdamW for the rest.
+        final_lr: learning rate at the last step, as a fraction of `lr`.
+        clip: largest global gradient norm; 0 does not clip.
+    """
+
+    name: Literal["adamw", "muon"] = "adamw"
+    lr: float = 1e-3
+    warmup_steps: int = 20
+    final_lr: float = 0.02
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    clip: float = 1.0
+    groups: tuple[GroupConfig, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The loop.
+
+    Attributes:
+        steps: optimiser updates in all.
+        accumulate: micro-batches a batch is cut into; exact, whatever the padding.
+        checkpoint_every: steps between checkpoints (one is always written at the end).
+        keep: checkpoints kept.
+    """
+
+    steps: int = 1000
+    accumulate: int = 1
+    log_every: int = 10
+    checkpoint_every: int = 200
+    keep: int = 2
+
+    def __post_init__(self):
+        positive(self, "steps", "accumulate", "log_every", "checkpoint_every", "keep")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Held-out evaluation.
+
+    Attributes:
+        samples: clips, spread evenly over the kinds.
+        batch_size: clips generated at once.
+        max_tokens: longest answer.
+        seed: fixes the clips, whatever the seed of training.
+    """
+
+    samples: int = 96
+    batch_size: int = 16
+    max_tokens: int = 24
+    seed: int = 1234
+
+    def __post_init__(self):
+        positive(self, "samples", "batch_size", "max_tokens")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Devices per mesh axis; -1 (one axis only) takes what is left. All 1: no mesh.
+
+    Attributes:
+        dcn: data parallel over slices. fsdp: data parallel within a slice, parameters sharded.
+        tp: tensor parallel. cp: context parallel (sequence).
+    """
+
+    dcn: int = 1
+    fsdp: int = 1
+    tp: int = 1
+    cp: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One run, whole."""
+
+    name: str = "experiment"
+    seed: int = 0
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = DataConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    evaluation: EvalConfig = EvalConfig()
+    mesh: MeshConfig = MeshConfig()
+
+    def __post_init__(self):
+        divides("train.accumulate", self.train.accumulate, "data.batch_size", self.data.batch_size)
