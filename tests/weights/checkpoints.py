@@ -7,7 +7,6 @@ import jax
 import numpy as np
 from flax import nnx
 from safetensors.numpy import load_file, save_file
-from tgvlm_jax.models.qwen_vit_config import QwenVisionConfig
 
 from tests.models import towers
 from tgvlm_jax import mesh
@@ -16,7 +15,13 @@ from tgvlm_jax.models.decoder import Decoder
 from tgvlm_jax.models.eva_vit import EvaVit
 from tgvlm_jax.models.qwen_vit import QwenVisionTower
 from tgvlm_jax.models.timesformer import Timesformer
-from tgvlm_jax.schema import DecoderConfig, EvidenceConfig, MeshConfig, ModelConfig
+from tgvlm_jax.schema import (
+    DecoderConfig,
+    EvidenceConfig,
+    MeshConfig,
+    ModelConfig,
+    QwenVisionConfig,
+)
 from tgvlm_jax.weights import eva, mapping, qformer, qwen_vision, text, timesformer
 
 QWEN3 = DecoderConfig(
@@ -33,7 +38,7 @@ QWEN3 = DecoderConfig(
 )
 PHI3 = dataclasses.replace(QWEN3, fused=True, qkv_bias=False, qk_norm=False, tie_embeddings=True)
 QWEN3_VISION = QwenVisionConfig(
-    family="qwen3_vl",
+    kind="qwen3_vl",
     layers=3,
     width=16,
     heads=2,
@@ -44,7 +49,7 @@ QWEN3_VISION = QwenVisionConfig(
     deepstack=(0, 2),
 )
 QWEN2_5_VISION = dataclasses.replace(
-    QWEN3_VISION, family="qwen2_5_vl", table_side=0, deepstack=(), full_layers=(1,)
+    QWEN3_VISION, kind="qwen2_5_vl", table_side=0, deepstack=(), full_layers=(1,)
 )
 COMPRESSOR = towers.ENCODER.compressor
 
