@@ -10,6 +10,7 @@ import pytest
 from tests.models.tiny import CONFIG, random_params
 from tgvlm_jax.models import parameters
 from tgvlm_jax.models.decoder import Earlier
+from tgvlm_jax.ops.attention import causal_mask
 
 SPEC = CONFIG.decoder
 B, T = 2, 5
@@ -113,6 +114,45 @@ def test_two_passes_equal_one(params, x, mask):
     for tap in TAPS:
         np.testing.assert_allclose(found.taps[tap], whole.taps[tap][:, 3:], atol=1e-5)
     np.testing.assert_allclose(found.final, whole.final[:, 3:], atol=1e-5)
+
+
+def test_packed_samples_equal_each_alone(params, x):
+    """Two samples in one row, each with positions of its own."""
+    segments = jnp.broadcast_to(jnp.asarray([0, 0, 1, 1, 1]), (B, T))
+    positions = jnp.broadcast_to(jnp.asarray([0, 1, 0, 1, 2]), (B, T))
+    valid = jnp.ones((B, T), bool)
+
+    @jax.jit
+    def packed(params):
+        mask = causal_mask(positions, valid, segments=segments)
+        return run(CONFIG, params, x, mask, positions).final
+
+    @jax.jit
+    def alone(params, x):
+        order = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])
+        return run(CONFIG, params, x, causal_mask(order, valid[:, : x.shape[1]]), order).final
+
+    found = packed(params)
+    np.testing.assert_allclose(found[:, :2], alone(params, x[:, :2]), atol=1e-5)
+    np.testing.assert_allclose(found[:, 2:], alone(params, x[:, 2:]), atol=1e-5)
+
+
+@pytest.mark.parametrize("split", [2, 3, 4])
+def test_a_sliding_window_reaches_into_an_earlier_pass(params, x, split):
+    spec = dataclasses.replace(SPEC, sliding_window=3)
+    config, valid = dataclasses.replace(CONFIG, decoder=spec), jnp.ones((B, T), bool)
+    mask = causal_mask(POSITIONS, valid, window=3)
+
+    @jax.jit
+    def both(params):
+        whole = run(config, params, x, mask).final
+        start = run(config, params, x[:, :split], mask[:, :split, :split], POSITIONS[:, :split])
+        earlier = Earlier(kv=start.kv, mask=valid[:, :split])
+        rest = (x[:, split:], mask[:, split:, split:], POSITIONS[:, split:])
+        return whole[:, split:], run(config, params, *rest, earlier).final
+
+    whole, found = both(params)
+    np.testing.assert_allclose(found, whole, atol=1e-5)
 
 
 def test_remat_and_unrolling_change_no_gradient(params, x, mask):
