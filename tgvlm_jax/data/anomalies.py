@@ -78,13 +78,18 @@ def _filter(frame: Frame, kind: str, rng: np.random.Generator) -> Frame:
             box = (dx, dy, width - dx, height - dy)
             image = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
         case "zoom_out":
-            zoom = rng.uniform(*ZOOM_OUT)
-            small = (int(width / zoom), int(height / zoom))
-            canvas = Image.new("RGB", (width, height))
-            corner = ((width - small[0]) // 2, (height - small[1]) // 2)
-            canvas.paste(image.resize(small, Image.Resampling.LANCZOS), corner)
-            image = canvas
+            return shrink(frame, rng.uniform(*ZOOM_OUT))
     return np.asarray(image)
+
+
+def shrink(frame: Frame, factor: float) -> Frame:
+    """The frame smaller by a factor, in the middle of a black one of its size."""
+    height, width, _ = frame.shape
+    small = (int(width / factor), int(height / factor))
+    canvas = Image.new("RGB", (width, height))
+    corner = ((width - small[0]) // 2, (height - small[1]) // 2)
+    canvas.paste(Image.fromarray(frame).resize(small, Image.Resampling.LANCZOS), corner)
+    return np.asarray(canvas)
 
 
 def _shuffled(length: int, rng: np.random.Generator) -> Int64[np.ndarray, "f"]:
