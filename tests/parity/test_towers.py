@@ -1,5 +1,7 @@
 """Vision towers and Q-Formers against transformers: tokens, gradients, and back."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,7 +27,8 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
 from tests.parity import live
 from tgvlm_jax.data import qwen_patches, qwen_rows
-from tgvlm_jax.models import eva_vit, qformer, qwen_vit, qwen_vit_config, timesformer
+from tgvlm_jax.models import eva_vit, qformer, qwen_vit, timesformer
+from tgvlm_jax.types import PatchRows
 from tgvlm_jax.weights import eva, qwen_vision
 from tgvlm_jax.weights import qformer as qformer_names
 from tgvlm_jax.weights import timesformer as timesformer_names
@@ -55,7 +58,7 @@ def eva_in_blip2(rng):
         intermediate_size=64,
         **EAGER,
     )
-    spec = eva_vit.from_hf(config.to_dict())
+    spec = eva.from_hf(config.to_dict())
 
     def theirs(model, given):
         out = model(pixel_values=given["pixels"])
@@ -90,7 +93,7 @@ def timesformer_with_classes(rng):
         num_labels=5,
         **EAGER,
     )
-    spec = timesformer.from_hf(config.to_dict())
+    spec = timesformer_names.from_hf(config.to_dict())
 
     def theirs(model, given):
         out = model(
@@ -132,7 +135,7 @@ QFORMER = {
 
 
 def qformer_family(rng, config, model, run, *, more):
-    spec = qformer.from_hf(config.to_dict())
+    spec = qformer_names.from_hf(config.to_dict())
     masks = np.arange(9) < np.array([9, 6])[:, None]
     length = more["ids"].shape[1] if "ids" in more else 0
 
@@ -206,7 +209,7 @@ GRIDS = [(1, 4, 6), (2, 6, 10), (3, 4, 4)]
 
 
 def qwen_family(rng, family, config, model, *, rule):
-    spec = qwen_vit_config.from_hf({"model_type": family, "vision_config": config.to_dict()})
+    spec = qwen_vision.from_hf({"model_type": family, "vision_config": config.to_dict()})
     width = 3 * spec.temporal * spec.patch**2
     items = [
         qwen_patches.Patched(
@@ -215,7 +218,7 @@ def qwen_family(rng, family, config, model, *, rule):
         for grid in GRIDS
     ]
     laid = qwen_rows.to_rows(items, rule=rule, rows=6, slots=64)
-    names = ("coordinates", "frames", "windows", "table")
+    names = [field.name for field in dataclasses.fields(PatchRows)]
 
     def theirs(model, given):
         grids = torch.tensor(GRIDS)
@@ -227,7 +230,7 @@ def qwen_family(rng, family, config, model, *, rule):
         return found | {"loss": sum(torch.mean(x * given["weight"]) for x in found.values())}
 
     def ours(model, given):
-        out = model(given["patches"][None], **{name: given[name][None] for name in names})
+        out = model(PatchRows(**{name: given[name][None] for name in names}))
         flat = out.tokens.reshape(-1, spec.out_width)[given["slots"]]
         found = {"tokens": flat}
         for level, features in enumerate(out.deepstack):
@@ -243,10 +246,9 @@ def qwen_family(rng, family, config, model, *, rule):
         run_ours=ours,
         inputs={
             "pixels": np.concatenate([item.patches for item in items]),
-            "patches": laid.patches,
             "slots": laid.tokens,
             "weight": rng.standard_normal((tokens, spec.out_width), np.float32),
-            **{name: getattr(laid, name) for name in names},
+            **{name: getattr(laid.rows, name) for name in names},
         },
     )
 

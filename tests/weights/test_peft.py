@@ -20,12 +20,12 @@ from tgvlm_jax.weights import eva, peft
 
 TABLES = {
     "qwen3": (
-        LoraConfig(pattern=r"blocks\.q$", rank=4, alpha=8.0),
+        LoraConfig(pattern=r"blocks\.q$", rank=4, alpha=8.0, dropout=0.25),
         LoraConfig(pattern=r"blocks\.(k|v|o)$", rank=2, alpha=8.0),
         LoraConfig(pattern=r"blocks\.(gate|up|down)$", rank=2, alpha=3.0),
     ),
     "phi3": (
-        LoraConfig(pattern=r"blocks\.(qkv|o)$", rank=3, alpha=6.0),
+        LoraConfig(pattern=r"blocks\.(qkv|o)$", rank=3, alpha=6.0, dropout=0.25),
         LoraConfig(pattern=r"blocks\.(gate_up|down)$", rank=5, alpha=6.0),
     ),
 }
@@ -84,6 +84,7 @@ def test_there_and_back(name, tmp_path):
         (own,) = [rule for rule in table if re.search(rule.pattern, base)]
         wanted = next(rule for rule in TABLES[name] if re.search(rule.pattern, base))
         assert (own.rank, own.alpha) == (wanted.rank, wanted.alpha), path
+        assert own.dropout == 0.25
         assert own.rank in value.shape
     found = peft.load(tmp_path / "peft", tensors, like=adapters)
     assert found.keys() == adapters.keys()

@@ -103,7 +103,13 @@ def read_table(folder: Path, tensors: Sequence[Tensor]) -> tuple[LoraConfig, ...
             )
         for rank, alpha in found:
             base = entry.parts[0].path.removesuffix(".weight")
-            table.append(LoraConfig(pattern=f"^{re.escape(base)}$", rank=rank, alpha=alpha))
+            rule = LoraConfig(
+                pattern=f"^{re.escape(base)}$",
+                rank=rank,
+                alpha=alpha,
+                dropout=float(config.get("lora_dropout") or 0.0),
+            )
+            table.append(rule)
     if unknown := sorted(ranks.keys() - known):
         raise InputError(f"{path}: {', '.join(unknown)} are no modules of this model")
     if not table:
@@ -183,7 +189,7 @@ def save(
         "lora_alpha": alpha,
         "rank_pattern": {name: r.rank for name, r in rules.items() if r.rank != rank},
         "alpha_pattern": {name: r.alpha for name, r in rules.items() if r.alpha != alpha},
-        "lora_dropout": 0.0,
+        "lora_dropout": max(r.dropout for r in rules.values()),  # PEFT has one for all
         "bias": "none",
         "inference_mode": True,
     }
