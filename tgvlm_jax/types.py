@@ -89,15 +89,32 @@ def pytree(cls: type[T]) -> type[T]:
 
 @pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Text:
+    """What a Q-Former is asked, the same for all frames of a sample, padded on the right.
+
+    Attributes:
+        ids: word pieces. mask: true on those that are there.
+        positions: in the text; 0, 1, 2, ... where None.
+    """
+
+    ids: Annotated[Any, "int32 b t"]
+    mask: Annotated[Any, "bool b t"]
+    positions: Annotated[Any, "int32 b t | None"] = None
+
+
+@pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Frames:
     """Frames of one size, one visual token each.
 
     Attributes:
         pixels: RGB, padded to the frame bucket. mask: true on real frames.
+        question: for a tower that reads it (D2VLM 1.3), else None.
     """
 
     pixels: Annotated[Any, "uint8 b f y x 3"]
     mask: Annotated[Any, "bool b f"]
+    question: Annotated[Any, "Text | None"] = None
 
 
 @pytree
@@ -126,6 +143,20 @@ class PatchRows:
 
 @pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Spans that a question asks about by `<evi>` (D2VLM 1.6).
+
+    Attributes:
+        slots: the span that the `<evi>` at a position of the prompt means, else -1.
+        spans: (first, last) frame, both inside; see `Response.spans`.
+    """
+
+    slots: Annotated[Any, "int32 b p"]
+    spans: Annotated[Any, "float32 b e 2"]
+
+
+@pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompt:
     """All that stands before the answer: system text, frames, question.
 
@@ -136,6 +167,7 @@ class Prompt:
         length: filled slots of each row.
         positions: time, row and column of each slot (M-RoPE); None counts slots.
         offset: what the position of what follows is ahead of `length`; None with `positions`.
+        sources: spans that the question points at; None for none in the whole batch.
     """
 
     visual: Annotated[Any, "Frames | PatchRows | None"]
@@ -144,6 +176,7 @@ class Prompt:
     length: Annotated[Any, "int32 b"]
     positions: Annotated[Any, "int32 b 3 p | None"] = None
     offset: Annotated[Any, "int32 b | None"] = None
+    sources: Annotated[Any, "Sources | None"] = None
 
 
 @pytree
@@ -157,14 +190,15 @@ class Response:
     Attributes:
         tokens: ids, right-padded. mask: true on tokens of the answer, its end included.
         evidence: the slot that the `<evi>` at this position fills, else -1.
-        spans: inclusive frame range of each slot.
+        spans: (first, last) frame of each slot, both inside, as annotated: it may be fractional,
+            reversed or beyond the clip. What is fed back rounds, orders and clamps it (D2VLM 1.6).
         evidence_mask: slots that are filled.
     """
 
     tokens: Annotated[Any, "int32 b t"]
     mask: Annotated[Any, "bool b t"]
     evidence: Annotated[Any, "int32 b t"]
-    spans: Annotated[Any, "int32 b e 2"]
+    spans: Annotated[Any, "float32 b e 2"]
     evidence_mask: Annotated[Any, "bool b e"]
 
 
@@ -175,3 +209,20 @@ class Batch:
 
     prompt: Prompt
     response: Response
+
+
+@pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreferenceBatch:
+    """Prompts with an answer that is preferred and one that is not (D2VLM 3).
+
+    Attributes:
+        response: the preferred one, which supervised terms are taken of, too.
+        scored, rejected_scored: tokens whose log-probabilities are compared.
+    """
+
+    prompt: Prompt
+    response: Response
+    rejected: Response
+    scored: Annotated[Any, "bool b t"]
+    rejected_scored: Annotated[Any, "bool b t"]

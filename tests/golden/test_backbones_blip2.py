@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from tests.golden.published import Loaded, cases, channels_last, first_layers
 from tgvlm_jax.models import eva_vit, qformer
+from tgvlm_jax.types import Text
 from tgvlm_jax.weights import eva
 from tgvlm_jax.weights import qformer as qformer_names
 
@@ -126,9 +127,7 @@ def text_of(arrays, positions=None):
     ids = jnp.asarray(arrays["input_ids"])
     if positions is not None:
         positions = jnp.broadcast_to(jnp.asarray(positions), ids.shape)
-    return qformer.Text(
-        ids=ids, mask=jnp.asarray(arrays["text_mask"]).astype(bool), positions=positions
-    )
+    return Text(ids=ids, mask=jnp.asarray(arrays["text_mask"]).astype(bool), positions=positions)
 
 
 def there(arrays):

@@ -7,50 +7,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.golden import d2vlm_sizes
 from tests.golden.published import Loaded, cases, channels_last
 from tgvlm_jax.data import pixels, wordpiece
 from tgvlm_jax.models.compressor import FrameEncoder
-from tgvlm_jax.models.qformer import Text
-from tgvlm_jax.schema import CompressorConfig, EvaConfig, FrameEncoderConfig, QformerConfig
+from tgvlm_jax.types import Text
 from tgvlm_jax.weights import eva, qformer
 
 PIXELS, LAYERS, TOKENS = 1e-6, 1e-5, 5e-5
 
 
 def configured(folder):
-    hf = json.loads((folder / "config.json").read_text())
-    fixed = hf["hard_coded_in_reference"]
-    vision, text, compressor = fixed["vision"], fixed["qformer"], fixed["compressor"]
-    tower = EvaConfig(
-        image=vision["image_size"],
-        patch=vision["patch_size"],
-        width=vision["width"],
-        layers=vision["blocks_built"],
-        heads=vision["heads"],
-        hidden=vision["mlp_hidden"],
-        norm_eps=vision["layer_norm_eps"],
-    )
-    asker = QformerConfig(
-        vocab_size=text["vocab_size"],
-        positions=text["max_position_embeddings"],
-        width=text["hidden_size"],
-        image_width=text["encoder_width"],
-        layers=text["num_hidden_layers"],
-        heads=text["num_attention_heads"],
-        hidden=text["intermediate_size"],
-        cross_every=text["cross_attention_freq"],
-        norm_eps=text["layer_norm_eps"],
-    )
-    return FrameEncoderConfig(
-        eva=tower,
-        compressor=CompressorConfig(
-            qformer=asker,
-            queries=text["num_queries"],
-            width=hf["hidden_size"],
-            norm_eps=compressor["layer_norm_eps"],
-        ),
-        chunk=4,
-    )
+    return d2vlm_sizes.tower(json.loads((folder / "config.json").read_text()))
 
 
 @pytest.fixture(scope="module")

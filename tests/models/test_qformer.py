@@ -8,8 +8,8 @@ import pytest
 
 from tests.models import towers
 from tgvlm_jax.models.presets import QFORMER_BLIP2, QFORMER_INSTRUCT
-from tgvlm_jax.models.qformer import Qformer, Text
-from tgvlm_jax.types import InputError
+from tgvlm_jax.models.qformer import Qformer
+from tgvlm_jax.types import InputError, Text
 from tgvlm_jax.weights import qformer
 
 

@@ -7,7 +7,6 @@ from flax import nnx
 
 from tgvlm_jax import mesh
 from tgvlm_jax.models.compressor import FrameEncoder
-from tgvlm_jax.models.qformer import Text
 from tgvlm_jax.models.timesformer import Timesformer
 from tgvlm_jax.schema import (
     CompressorConfig,
@@ -16,6 +15,7 @@ from tgvlm_jax.schema import (
     QformerConfig,
     TimesformerConfig,
 )
+from tgvlm_jax.types import Text
 
 EVA = EvaConfig(image=12, patch=4, width=16, layers=2, heads=2, hidden=24)
 QFORMER = QformerConfig(

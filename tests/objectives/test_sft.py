@@ -9,7 +9,7 @@ import pytest
 from tests.models.tiny import CONFIG, RAGGED, batch, gradients, random_params, read, sample
 from tgvlm_jax.models import parameters
 from tgvlm_jax.objectives import sft
-from tgvlm_jax.schema import Experiment, ObjectiveConfig
+from tgvlm_jax.schema import Experiment, SftConfig
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def cross_entropy(scores, targets):
 @pytest.mark.parametrize("alpha", [2.0, 0.0])
 def test_terms_are_what_they_say(alpha, params):
     """Sample by sample, mention by mention, frame by frame."""
-    config = ObjectiveConfig(alpha=alpha)
+    config = SftConfig(alpha=alpha)
     made = batch()
     model = parameters.blueprint(CONFIG)
     found = jax.jit(lambda p: sft.sums(model.build(p), made, config=config))(params)
@@ -63,7 +63,7 @@ def test_weights_count_answer_tokens_and_grounded_samples():
 
 
 def test_coefficients_are_those_of_the_config():
-    whole = Experiment(objective=ObjectiveConfig(grounding=3.0, consistency=0.5))
+    whole = Experiment(objective=SftConfig(grounding=3.0, consistency=0.5))
     found = sft.coefficients(whole)
     assert found == {"language": 1.0, "grounding": 3.0, "consistency": 0.5}
     speaks = dataclasses.replace(whole.model, evidence=None)
@@ -96,7 +96,7 @@ def test_a_ragged_batch_is_the_sum_of_its_samples(params):
     @jax.jit
     @jax.value_and_grad
     def total(params, made):
-        sums = sft.sums(parameters.blueprint(CONFIG).build(params), made, config=ObjectiveConfig())
+        sums = sft.sums(parameters.blueprint(CONFIG).build(params), made, config=SftConfig())
         return sum(sums.values())
 
     singles = [

@@ -88,7 +88,7 @@ def _response_row(
             f"{sample.video}, {sample.question!r}: {count} spans, but data.max_events={most}"
         )
     evidence = np.full(length, -1, np.int32)
-    spans = np.zeros((2 * most, 2), np.int32)
+    spans = np.zeros((2 * most, 2), np.float32)
     mask = np.zeros(2 * most, bool)
     if len(one.evidence):
         slots = np.concatenate([np.arange(count), most + np.arange(count)])

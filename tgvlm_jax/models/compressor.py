@@ -3,14 +3,15 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from tgvlm_jax import mesh
 from tgvlm_jax.models.eva_vit import EvaVit
 from tgvlm_jax.models.layers import LayerNorm
-from tgvlm_jax.models.qformer import Qformer, Text
+from tgvlm_jax.models.qformer import Qformer
 from tgvlm_jax.models.tower import dense, in_chunks, table
-from tgvlm_jax.schema import CompressorConfig, FrameEncoderConfig
+from tgvlm_jax.schema import CLIP_MEAN, CLIP_STD, CompressorConfig, FrameEncoderConfig
+from tgvlm_jax.types import Text
 
 _TOKENS = ("batch", "frames", None, None)
 
@@ -77,3 +78,13 @@ class FrameEncoder(nnx.Module):
             return self.compressor.compress(self.eva.encode(part)[:, :, 1:], text)
 
         return in_chunks(encode, frames, chunk=self.config.chunk)
+
+
+def clip_normalised(
+    pixels: UInt8[Array, "b f y x 3"] | Float[Array, "b f y x 3"], *, dtype: jnp.dtype
+) -> Float[Array, "b f y x 3"]:
+    """Pixels with the mean and spread that EVA-CLIP was trained on; floats are so already."""
+    if not jnp.issubdtype(pixels.dtype, jnp.integer):
+        return pixels.astype(dtype)
+    mean, std = jnp.asarray(CLIP_MEAN, jnp.float32), jnp.asarray(CLIP_STD, jnp.float32)
+    return ((pixels.astype(jnp.float32) / 255 - mean) / std).astype(dtype)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Int32
+from jaxtyping import Array, Bool, Float, Int32, Shaped
 
 from tgvlm_jax.grounding import targets
 from tgvlm_jax.models.layers import LayerNorm, Linear
@@ -50,13 +50,18 @@ class Evidence(nnx.Module):
 
 
 def span_means(
-    bank: Float[Array, "b f d"], spans: Int[Array, "b e 2"], frame_mask: Bool[Array, "b f"]
+    bank: Float[Array, "b f d"], spans: Shaped[Array, "b e 2"], frame_mask: Bool[Array, "b f"]
 ) -> Float[Array, "b e d"]:
-    """Mean of the frame states inside each inclusive range, clamped to the video (D2VLM 1.6)."""
-    last = jnp.sum(frame_mask, axis=-1, dtype=spans.dtype) - 1
+    """Mean of the frame states inside each (first, last) range, both inside (D2VLM 1.6).
+
+    A range is rounded (halves to even), put in order and clamped to the video.
+    """
+    spans = jnp.round(spans.astype(jnp.float32))
+    last = jnp.sum(frame_mask, axis=-1, dtype=jnp.float32) - 1
     spans = jnp.clip(spans, 0, last[:, None, None])
-    frames = jnp.arange(bank.shape[1], dtype=spans.dtype)
-    inside = (frames >= spans[..., :1]) & (frames <= spans[..., 1:]) & frame_mask[:, None, :]
+    frames = jnp.arange(bank.shape[1], dtype=jnp.float32)
+    first, final = jnp.min(spans, axis=-1), jnp.max(spans, axis=-1)
+    inside = (frames >= first[..., None]) & (frames <= final[..., None]) & frame_mask[:, None, :]
     weights = inside.astype(bank.dtype)
     weights = weights / jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1)
     return jnp.einsum("bef,bfd->bed", weights, bank)

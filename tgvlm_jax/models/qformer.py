@@ -3,9 +3,6 @@
 As in BLIP-2 (queries only), and in InstructBLIP, E.T.Chat and D2VLM (with text; D2VLM 1.3).
 """
 
-import dataclasses
-from typing import Annotated, Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -15,7 +12,7 @@ from tgvlm_jax import mesh
 from tgvlm_jax.models.layers import LayerNorm, stack
 from tgvlm_jax.models.tower import Attention, Mlp, table
 from tgvlm_jax.schema import QformerConfig
-from tgvlm_jax.types import pytree
+from tgvlm_jax.types import Text
 
 _TOKENS = ("batch", "frames", None, None)
 
@@ -74,21 +71,6 @@ class QformerLayer(nnx.Module):
             return asked
         text = self.text_norm(text + self.text_mlp(text))
         return jnp.concatenate([asked, text], axis=2)
-
-
-@pytree
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Text:
-    """What the Q-Former is asked, the same for all frames of a sample, padded on the right.
-
-    Attributes:
-        ids: word pieces. mask: true on those that are there.
-        positions: in the text; 0, 1, 2, ... where None.
-    """
-
-    ids: Annotated[Any, "int32 b t"]
-    mask: Annotated[Any, "bool b t"]
-    positions: Annotated[Any, "int32 b t"] = None
 
 
 class Qformer(nnx.Module):

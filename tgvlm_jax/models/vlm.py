@@ -18,12 +18,13 @@ from jaxtyping import Array, Float, Int
 
 from tgvlm_jax import mesh
 from tgvlm_jax.models import lora
+from tgvlm_jax.models.compressor import FrameEncoder, clip_normalised
 from tgvlm_jax.models.decoder import Decoder, Earlier, States
 from tgvlm_jax.models.evidence import Evidence, span_means
 from tgvlm_jax.models.qwen_vit import QwenVisionTower
 from tgvlm_jax.models.vit import TinyVit
 from tgvlm_jax.ops.attention import causal_mask
-from tgvlm_jax.schema import ModelConfig, QwenVisionConfig
+from tgvlm_jax.schema import FrameEncoderConfig, ModelConfig, QwenVisionConfig, TinyVitConfig
 from tgvlm_jax.types import Prompt, Response, pytree
 
 
@@ -138,16 +139,22 @@ class VideoLanguageModel(nnx.Module):
             return _Seen(x=embedded, deepstack=None)
         if isinstance(self.tower, TinyVit):
             tokens, deepstack = self.tower(prompt.visual.pixels), None
+        elif isinstance(self.tower, FrameEncoder):
+            pixels = clip_normalised(prompt.visual.pixels, dtype=embedded.dtype)
+            tokens, deepstack = self.tower(pixels, prompt.visual.question), None
         else:
             found = self.tower(prompt.visual)
             tokens, deepstack = flat(found.tokens), None
             if found.deepstack.shape[0]:
                 levels = [at_slots(flat(level), prompt.visual_index) for level in found.deepstack]
                 deepstack = jnp.stack(levels)
-        placed = at_slots(tokens, prompt.visual_index)
-        x = jnp.where(
-            (prompt.visual_index >= 0)[..., None], placed.astype(embedded.dtype), embedded
-        )
+        placed = at_slots(tokens, prompt.visual_index).astype(embedded.dtype)
+        x = jnp.where((prompt.visual_index >= 0)[..., None], placed, embedded)
+        if prompt.sources is not None:
+            spans = prompt.sources.spans
+            slots = jnp.arange(spans.shape[1], dtype=jnp.int32)
+            asked = (prompt.sources.slots[..., None] == slots).astype(x.dtype)  # b p e
+            x = x + _take(asked, span_means(tokens, spans, prompt.visual.mask).astype(x.dtype))
         return _Seen(x=x, deepstack=deepstack)
 
     def _bank(
@@ -200,13 +207,16 @@ class _Seen:
     deepstack: Float[Array, "m b p d"] | None
 
 
-def _tower(config: ModelConfig, rngs: nnx.Rngs) -> TinyVit | QwenVisionTower | None:
-    if config.tower is None:
-        return None
-    if isinstance(config.tower, QwenVisionConfig):
-        made = {"dtype": jnp.dtype(config.param_dtype), "activations": jnp.dtype(config.dtype)}
-        return QwenVisionTower(config.tower, rngs=rngs, **made)
-    return TinyVit(config.tower, config, rngs=rngs)
+def _tower(config: ModelConfig, rngs: nnx.Rngs) -> TinyVit | FrameEncoder | QwenVisionTower | None:
+    tower, dtype = config.tower, jnp.dtype(config.param_dtype)
+    if isinstance(tower, TinyVitConfig):
+        return TinyVit(tower, config, rngs=rngs)
+    if isinstance(tower, FrameEncoderConfig):
+        return FrameEncoder(tower, rngs=rngs, dtype=dtype)
+    if isinstance(tower, QwenVisionConfig):
+        activations = jnp.dtype(config.dtype)
+        return QwenVisionTower(tower, rngs=rngs, dtype=dtype, activations=activations)
+    return None
 
 
 def _evidence(config: ModelConfig, rngs: nnx.Rngs) -> Evidence | None:

@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float
 from tgvlm_jax.grounding import targets
 from tgvlm_jax.models.vlm import Predicted, VideoLanguageModel
 from tgvlm_jax.ops.cross_entropy import token_log_probs
-from tgvlm_jax.schema import Experiment, ObjectiveConfig
-from tgvlm_jax.types import Batch, pytree
+from tgvlm_jax.schema import Experiment, FpoConfig, SftConfig
+from tgvlm_jax.types import Batch, PreferenceBatch, Response, pytree
 
 
 @pytree
@@ -31,7 +31,7 @@ def coefficients(experiment: Experiment) -> dict[str, float]:
     return {"language": 1.0, "grounding": config.grounding, "consistency": config.consistency}
 
 
-def weights(batch: Batch) -> dict[str, Float[Array, ""]]:
+def weights(batch: Batch | PreferenceBatch) -> dict[str, Float[Array, ""]]:
     """What each sum is divided by: answer tokens, and samples that have evidence."""
     grounded = jnp.any(batch.response.evidence_mask, axis=-1)
     count = jnp.sum(grounded.astype(jnp.float32))
@@ -43,7 +43,7 @@ def weights(batch: Batch) -> dict[str, Float[Array, ""]]:
 
 
 def sums(
-    model: VideoLanguageModel, batch: Batch, *, config: ObjectiveConfig
+    model: VideoLanguageModel, batch: Batch, *, config: SftConfig
 ) -> dict[str, Float[Array, ""]]:
     """The loss terms of a (micro-)batch, summed.
 
@@ -52,11 +52,20 @@ def sums(
         slots and frames.
     consistency: L1 between the two mentions of each span, likewise.
     """
+    predicted = model.extend(model.prefill(batch.prompt), batch.response)
+    return predicted_sums(model, predicted, batch, config=config)
+
+
+def predicted_sums(
+    model: VideoLanguageModel,
+    predicted: Predicted,
+    batch: Batch | PreferenceBatch,
+    *,
+    config: SftConfig | FpoConfig,
+) -> dict[str, Float[Array, ""]]:
+    """As `sums`, from what the model predicts for the response of the batch."""
     response = batch.response
-    predicted = model.extend(model.prefill(batch.prompt), response)
-    log_probs = token_log_probs(
-        model.decoder.norm(predicted.final), model.decoder.head(), response.tokens
-    )
+    log_probs = response_log_probs(model, predicted, response)
     language = -jnp.sum(jnp.where(response.mask, log_probs, 0.0))
     if predicted.scores is None:
         return {"language": language}
@@ -67,12 +76,12 @@ def sums(
     }
 
 
-def _grounding(predicted: Predicted, batch: Batch, config: ObjectiveConfig) -> Float[Array, "b"]:
+def _grounding(
+    predicted: Predicted, batch: Batch | PreferenceBatch, config: SftConfig | FpoConfig
+) -> Float[Array, "b"]:
     frames = batch.prompt.visual.mask
-    if config.alpha:
-        wanted = targets.soft_targets(batch.response.spans, frames.shape[1], alpha=config.alpha)
-    else:
-        wanted = targets.hard_targets(batch.response.spans, frames.shape[1])
+    # Rounded, not clamped: the released code's rule for this term (D2VLM 11).
+    wanted = frame_targets(jnp.round(batch.response.spans), frames.shape[1], alpha=config.alpha)
     scores = predicted.scores
     # log(1 + e^-|s|) + max(s, 0) - s y: binary cross-entropy that never overflows.
     bce = jnp.log1p(jnp.exp(-jnp.abs(scores))) + jax.nn.relu(scores) - scores * wanted
@@ -80,7 +89,25 @@ def _grounding(predicted: Predicted, batch: Batch, config: ObjectiveConfig) -> F
     return _mean(bce, counted)
 
 
-def _consistency(predicted: Predicted, batch: Batch) -> Float[Array, "b"]:
+def response_log_probs(
+    model: VideoLanguageModel, predicted: Predicted, response: Response
+) -> Float[Array, "b t"]:
+    """Log-probability of every token of a response; padding is not masked."""
+    return token_log_probs(
+        model.decoder.norm(predicted.final), model.decoder.head(), response.tokens
+    )
+
+
+def frame_targets(
+    spans: Float[Array, "b e 2"], frame_count: int, *, alpha: float
+) -> Float[Array, "b e f"]:
+    """Soft targets, or with alpha 0 the hard ones of the paper."""
+    if alpha:
+        return targets.soft_targets(spans, frame_count, alpha=alpha)
+    return targets.hard_targets(spans, frame_count)
+
+
+def _consistency(predicted: Predicted, batch: Batch | PreferenceBatch) -> Float[Array, "b"]:
     first, second = jnp.split(predicted.queries.astype(jnp.float32), 2, axis=1)
     both = jnp.logical_and(*jnp.split(batch.response.evidence_mask, 2, axis=1))
     difference = jnp.abs(first - second)

@@ -1,4 +1,4 @@
-"""Greedy decoding of a batch of prompts inside one jitted loop, with evidence or without.
+"""Decoding of a batch of prompts inside one jitted loop, with evidence or without.
 
 When a model with evidence heads emits `<evi>`, the state that emitted it is matched with the
 frames, a range of frames is read out, and the mean of their states is added to the input embedding
@@ -17,6 +17,8 @@ from tgvlm_jax.models.evidence import Evidence, span_means
 from tgvlm_jax.models.parameters import Blueprint, Params
 from tgvlm_jax.models.vlm import Bank, PromptState, VideoLanguageModel
 from tgvlm_jax.ops.attention import KeyValues, earlier_mask
+from tgvlm_jax.rollout.sampling import GREEDY, add_used, choose, used_tokens
+from tgvlm_jax.schema import SamplingConfig
 from tgvlm_jax.types import Prompt, pytree
 
 
@@ -43,7 +45,7 @@ class Generation:
     grounding: Annotated[Any, "Grounding | None"]
 
 
-@functools.partial(jax.jit, static_argnames=("blueprint", "max_tokens"))
+@functools.partial(jax.jit, static_argnames=("blueprint", "max_tokens", "sampling"))
 def generate(
     params: Params,
     prompt: Prompt,
@@ -53,8 +55,17 @@ def generate(
     end_id: int | jax.Array,
     pad_id: int | jax.Array,
     evidence_id: int | jax.Array = -1,
+    sampling: SamplingConfig = GREEDY,
+    key: jax.Array | None = None,
 ) -> Generation:
-    """Greedy answers of at most `max_tokens` tokens; stops when every row has ended."""
+    """Answers of at most `max_tokens` tokens; stops when every row has ended.
+
+    Args:
+        params: of the model. prompt: what is asked. blueprint: the model.
+        end_id: one id, or several of which each ends an answer.
+        pad_id: fills answers up. evidence_id: of `<evi>`.
+        sampling: how a token is chosen. key: needed at a temperature above 0.
+    """
     model = blueprint.build(params)
     read = model.prefill(prompt)
     layers = model.config.decoder.layers
@@ -62,6 +73,9 @@ def generate(
         "index": jnp.zeros((), jnp.int32),
         "out": _blank(read, max_tokens, pad_id),
         "done": _rows(jnp.zeros(read.next_position.shape, bool)),
+        "used": used_tokens(prompt, evidence_id, size=model.config.decoder.vocab_size)
+        if sampling.repetition_penalty != 1.0
+        else None,
         "final": read.final,
         "query": read.query,
         "cache": [_empty(read.earlier.kv, i, max_tokens) for i in range(layers)],
@@ -71,8 +85,11 @@ def generate(
 
     def step(loop):
         i = loop["index"]
-        token = jnp.argmax(model.decoder.logits(loop["final"])[:, 0], axis=-1).astype(jnp.int32)
+        logits = model.decoder.logits(loop["final"])[:, 0]
+        own = None if key is None else jax.random.fold_in(key, i)
+        token = choose(logits, loop["used"], sampling=sampling, key=own)
         token = jnp.where(loop["done"], pad_id, token)[:, None]
+        used = add_used(loop["used"], token, evidence_id)
         x, grounding = model.decoder.embed(token), None
         if model.evidence is not None and read.bank is not None:
             grounding = _ground(model.evidence, read.bank, loop["query"])
@@ -80,8 +97,8 @@ def generate(
             x = x + jnp.where((token == evidence_id)[..., None], event, 0)
         written = _write(loop["out"], Generation(tokens=token, grounding=grounding), i)
         states = _decode(model, blocks, read, prompt_kv, loop["cache"], x, i)
-        done = loop["done"] | (token[:, 0] == end_id)
-        return {"index": i + 1, "out": written, "done": done, **states}
+        done = loop["done"] | jnp.any(token == jnp.atleast_1d(end_id), axis=1)
+        return {"index": i + 1, "out": written, "done": done, "used": used, **states}
 
     def unfinished(loop):
         return (loop["index"] < max_tokens) & ~jnp.all(loop["done"])

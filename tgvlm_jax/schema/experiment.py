@@ -79,7 +79,7 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig:
+class SftConfig:
     """Supervised fine-tuning of D2VLM (2.3): language, grounding and consistency.
 
     Attributes:
@@ -88,9 +88,38 @@ class ObjectiveConfig:
             targets of the paper.
     """
 
+    kind: Literal["sft"] = "sft"
     grounding: float = 10.0
     consistency: float = 10.0
     alpha: float = 2.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FpoConfig:
+    """Factorised preference optimisation (D2VLM 3.1), and its relatives.
+
+    Attributes:
+        grounding, consistency, alpha: of the supervised terms, as in `SftConfig`.
+        supervised: weight of all supervised terms; 1 as released, 0 for the preference alone.
+        beta: how steeply the preference follows the margin in log-probability.
+        loss: "sigmoid" (DPO's), "hinge" or "ipo".
+        preference_alpha: base of the soft frame targets in the preference, 2.0 as released; 0
+            takes the hard ones as printed in the paper.
+        grounding_in_preference: whether spans count in the preference, beside tokens.
+        reference: "none", or "base": margins are counted from those of the model without its
+            adapters. With it, and without the grounding and supervised terms, this is plain DPO.
+    """
+
+    kind: Literal["fpo"] = "fpo"
+    grounding: float = 10.0
+    consistency: float = 10.0
+    alpha: float = 2.0
+    supervised: float = 1.0
+    beta: float = 0.1
+    loss: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
+    preference_alpha: float = 2.0
+    grounding_in_preference: bool = True
+    reference: Literal["none", "base"] = "none"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,6 +194,29 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How answers are generated.
+
+    Attributes:
+        temperature: 0 takes the likeliest token.
+        top_p: share of the probability that the tokens to draw from hold.
+        repetition_penalty: what the logits of tokens already there are divided by where positive,
+            and multiplied with where negative; 1 for none. D2VLM takes 1.2 for multiple choice.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self):
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.repetition_penalty <= 0:
+            raise InputError(
+                f"temperature={self.temperature}, top_p={self.top_p}, repetition_penalty="
+                f"{self.repetition_penalty}: at least 0, within (0, 1], above 0"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
     """Devices per mesh axis; -1 (one axis only) takes what is left. All 1: no mesh.
 
@@ -187,7 +239,7 @@ class Experiment:
     seed: int = 0
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = DataConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
+    objective: SftConfig | FpoConfig = SftConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     evaluation: EvalConfig = EvalConfig()

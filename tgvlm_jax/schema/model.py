@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from tgvlm_jax.schema.checks import divides, positive
-from tgvlm_jax.schema.towers import QwenVisionConfig, TinyVitConfig
+from tgvlm_jax.schema.towers import FrameEncoderConfig, QwenVisionConfig, TinyVitConfig
 from tgvlm_jax.types import InputError
 
 
@@ -109,7 +109,7 @@ class ModelConfig:
             model on a CPU, 1 compiles fastest for a deep one.
     """
 
-    tower: TinyVitConfig | QwenVisionConfig | None = dataclasses.field(
+    tower: TinyVitConfig | FrameEncoderConfig | QwenVisionConfig | None = dataclasses.field(
         default_factory=TinyVitConfig
     )
     decoder: DecoderConfig = DecoderConfig()
@@ -128,6 +128,8 @@ class ModelConfig:
         Raises:
             InputError: it takes none of a fixed size.
         """
+        if isinstance(self.tower, FrameEncoderConfig):
+            return self.tower.eva.image, self.tower.eva.image
         if not isinstance(self.tower, TinyVitConfig):
             kind = "no tower" if self.tower is None else f"the tower {self.tower.kind!r}"
             raise InputError(f"model has {kind}, which takes no frames of a fixed size")
@@ -140,6 +142,12 @@ class ModelConfig:
             raise InputError(
                 f"tower.out_width={self.tower.out_width} must be decoder.width={decoder.width}"
             )
+        if isinstance(self.tower, FrameEncoderConfig):
+            out = self.tower.compressor.width
+            if out != decoder.width:
+                raise InputError(
+                    f"tower.compressor.width={out} must be decoder.width={decoder.width}"
+                )
         if evidence is not None and not 0 < evidence.bank_layer < decoder.layers:
             raise InputError(
                 f"evidence.bank_layer={evidence.bank_layer} must lie between 0 and "

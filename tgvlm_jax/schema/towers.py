@@ -117,9 +117,20 @@ class CompressorConfig:
 class FrameEncoderConfig:
     """EVA ViT-g and the compressor behind it; `chunk` as in each, for the two together."""
 
+    kind: Literal["eva_qformer"] = "eva_qformer"
     eva: EvaConfig = EvaConfig()
     compressor: CompressorConfig = CompressorConfig()
     chunk: int = 32
+
+    @property
+    def width(self) -> int:
+        """Of the wider of its parts."""
+        return self.eva.width
+
+    @property
+    def hidden(self) -> int:
+        """Inside the MLPs of the wider of its parts."""
+        return self.eva.hidden
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,8 @@ from tgvlm_jax.data.pretext import AnomalyGrounding
 from tgvlm_jax.data.shards import open_shards
 from tgvlm_jax.models import flops, parameters
 from tgvlm_jax.models.parameters import Params
-from tgvlm_jax.objectives import sft
-from tgvlm_jax.schema import Experiment
+from tgvlm_jax.objectives import fpo, sft
+from tgvlm_jax.schema import Experiment, FpoConfig
 from tgvlm_jax.train import checkpoint, optim, state
 from tgvlm_jax.train.metrics import CompileCounter, MetricsWriter, Stopwatch, divide
 from tgvlm_jax.train.step import make_step
@@ -150,7 +150,8 @@ class _Loop:
         self.compiles, self.watch = CompileCounter(), Stopwatch()
         shapes = parameters.blueprint(self.experiment.model).shapes
         self.trained = set(optim.trainable(self.experiment.optim, shapes))
-        self.coefficients = sft.coefficients(self.experiment)
+        objective = fpo if isinstance(self.experiment.objective, FpoConfig) else sft
+        self.coefficients = objective.coefficients(self.experiment)
         self.pending: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
 
     def run(self, current: state.TrainState, data: Batches, *, first: int) -> Trained:

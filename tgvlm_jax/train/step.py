@@ -1,16 +1,19 @@
 """The jitted update: exact under accumulation, whatever the padding of the micro-batches."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from tgvlm_jax import mesh
-from tgvlm_jax.models import lora
+from tgvlm_jax.models import lora, parameters
 from tgvlm_jax.models.parameters import Blueprint, Params
-from tgvlm_jax.objectives import sft
-from tgvlm_jax.schema import Experiment
+from tgvlm_jax.models.vlm import VideoLanguageModel
+from tgvlm_jax.objectives import fpo, sft
+from tgvlm_jax.schema import Experiment, FpoConfig
 from tgvlm_jax.train import optim
 from tgvlm_jax.train.state import TrainState
 from tgvlm_jax.types import Batch
@@ -20,7 +23,12 @@ _DROPOUT = 1  # of the streams of random numbers; 0 is that of the initial param
 
 
 def gradients(
-    params: Params, batch: Batch, key: jax.Array, *, blueprint: Blueprint, experiment: Experiment
+    params: Params,
+    batch: Any,
+    key: jax.Array,
+    *,
+    blueprint: Blueprint,
+    experiment: Experiment,
 ) -> tuple[Params, dict[str, sft.Term]]:
     """Gradient of the total loss of a whole batch, and its terms.
 
@@ -28,16 +36,16 @@ def gradients(
     them, which is the gradient of the undivided batch. Only what is not frozen has a gradient, so
     a frozen base costs neither its memory nor its time. `key` is for the adapters' dropout.
     """
-    config = experiment.objective
-    weights = sft.weights(batch)
-    coefficients = sft.coefficients(experiment)
+    objective = fpo if isinstance(experiment.objective, FpoConfig) else sft
+    weights = objective.weights(batch)
+    coefficients = objective.coefficients(experiment)
     trained = optim.trainable(experiment.optim, params)
     frozen = {name: value for name, value in params.items() if name not in trained}
 
     def loss(trained, micro, key):
         model = blueprint.build(trained | frozen)
         lora.drop_out(model, key)
-        sums = sft.sums(model, micro, config=config)
+        sums = _sums(model, micro, params, experiment)
         total = sum(
             coefficients[name] * value / jnp.maximum(weights[name], 1.0)
             for name, value in sums.items()
@@ -59,6 +67,20 @@ def gradients(
         )
         (grads, sums), _ = jax.lax.scan(body, zeros, (micro, jax.random.split(key, count)))
     return grads, {n: sft.Term(sum=sums[n], weight=weights[n]) for n in sums}
+
+
+def _sums(
+    model: VideoLanguageModel, batch: Any, params: Params, experiment: Experiment
+) -> dict[str, jax.Array]:
+    """The sums of the objective's terms; `params` has what a reference is made of."""
+    config = experiment.objective
+    if not isinstance(config, FpoConfig):
+        return sft.sums(model, batch, config=config)
+    reference = None
+    if config.reference == "base" and experiment.model.lora:
+        base = parameters.blueprint(dataclasses.replace(experiment.model, lora=()))
+        reference = base.build(lora.without(params))
+    return fpo.sums(model, batch, config=config, reference=reference)
 
 
 def _split(x: jax.Array, count: int) -> jax.Array:
