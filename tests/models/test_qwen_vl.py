@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import NamedSharding
 
 from tests.models import tiny_qwen
 from tests.models.tiny import random_params
 from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.models import lora, parameters
+from tgvlm_jax.models.layers import Linear
 from tgvlm_jax.rollout.sampler import generate
 from tgvlm_jax.schema import MeshConfig
 
@@ -117,10 +119,6 @@ def test_adapters_of_the_whole_model():
 
 
 def test_dropout_keeps_the_mean():
-    from flax import nnx
-
-    from tgvlm_jax.models.layers import Linear
-
     layer = Linear(
         (8, 4), axes=(None, None), formula="bd,de->be", out=(None, None),
         rngs=nnx.Rngs(0), dtype=jnp.dtype("float32"),

@@ -54,7 +54,9 @@ def test_prefill_and_extend_equal_one_pass(number, params):
     """Ragged samples padded into one batch, each against its own plain sequence."""
     row, encoded = RAGGED[number]
     made = batch()
-    spans = np.asarray(made.response.spans[number])[np.asarray(made.response.evidence_mask[number])]
+    spans = np.asarray(made.response.spans[number], int)[
+        np.asarray(made.response.evidence_mask[number])
+    ]
     slots = np.flatnonzero(made.response.evidence_mask[number])
 
     final, scores, queries = jax.jit(
