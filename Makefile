@@ -2,6 +2,7 @@
 # pyproject.toml or requirements.lock changes.
 
 PYTHON ?= python3
+EXTRAS ?= dev,parity
 BIN := .venv/bin
 LOG := .venv/install.log
 
@@ -19,6 +20,7 @@ help:
 	@echo 'make lock              resolve the newest dependencies into requirements.lock'
 	@echo 'make clean             remove .venv, caches and build leftovers'
 	@echo
+	@echo 'EXTRAS=dev leaves torch out of make test; what compares with it then skips.'
 	@echo 'PYTHON=python3.12 picks another interpreter for .venv (3.11 or newer).'
 
 demo: .venv/core
@@ -49,7 +51,7 @@ define install
 else \
   { $(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv .venv; } && \
   $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-    -c requirements.lock -e '$(1)' > $(LOG) 2>&1; \
+    --no-compile -c requirements.lock -e '$(1)' > $(LOG) 2>&1; \
 fi || { cat $(LOG); exit 1; }
 @touch $@
 endef
@@ -58,15 +60,15 @@ endef
 	$(call install,.)
 
 .venv/dev: pyproject.toml requirements.lock
-	$(call install,.[dev])
+	$(call install,.[$(EXTRAS)])
 	@touch .venv/core
 
 lock:
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[dev,parity]'
 	{ sed -n '/^#/p' requirements.lock; \
-	  build/lock/bin/python -m pip freeze --exclude tgvlm_jax; } > build/requirements.lock
+	  build/lock/bin/python -m pip freeze --exclude tgvlm_jax | sed 's/+cpu$$//'; } > build/requirements.lock
 	mv build/requirements.lock requirements.lock
 
 clean:
