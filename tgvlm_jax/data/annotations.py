@@ -21,7 +21,8 @@ from jaxtyping import Float64
 from tgvlm_jax.types import InputError
 
 EVIDENCE, EVIDENCE_END, TIME, VIDEO = "<evi>", "</evi>", "<vid>", "<image>"
-TASKS = tuple(
+GROUNDING, CAPTIONING = ("tvg", "epm", "tal", "evs", "vhd"), ("dvc", "tvc", "slc")
+TASKS = (*GROUNDING, *CAPTIONING, "rvc", "gvq", "rar", "eca", "rvq", "tem")
     [
         "rvc",
         "tvg",
