@@ -21,25 +21,9 @@ from jaxtyping import Float64
 from tgvlm_jax.types import InputError
 
 EVIDENCE, EVIDENCE_END, TIME, VIDEO = "<evi>", "</evi>", "<vid>", "<image>"
-GROUNDING, CAPTIONING = ("tvg", "epm", "tal", "evs", "vhd"), ("dvc", "tvc", "slc")
-TASKS = (*GROUNDING, *CAPTIONING, "rvc", "gvq", "rar", "eca", "rvq", "tem")
-    [
-        "rvc",
-        "tvg",
-        "epm",
-        "tal",
-        "evs",
-        "vhd",
-        "dvc",
-        "tvc",
-        "slc",
-        "gvq",
-        "rar",
-        "eca",
-        "rvq",
-        "tem",
-    ]
-)
+_GROUNDING = ("tvg", "epm", "tal", "evs", "vhd")
+_CAPTIONING = ("dvc", "tvc", "slc")
+TASKS = (*_GROUNDING, *_CAPTIONING, "rvc", "gvq", "rar", "eca", "rvq", "tem")
 _TIMES = re.compile(rf"{TIME}(?:\s*-\s*{TIME})?")
 
 
