@@ -14,11 +14,11 @@ import peft as hf_peft
 import torch
 from flax import nnx
 
-from tests.parity import live, test_decoders
-from tgvlm_jax.models import lora
+from tests.parity import live, test_decoders, test_qwen_vl
+from tgvlm_jax.models import lora, parameters
 from tgvlm_jax.models.decoder import Decoder
 from tgvlm_jax.schema import DecoderConfig, EvidenceConfig, LoraConfig, ModelConfig
-from tgvlm_jax.weights import hf, peft, text
+from tgvlm_jax.weights import hf, models, peft, text
 
 pytestmark = [
     pytest.mark.parity,
@@ -150,11 +150,7 @@ def test_what_peft_saves_is_the_same_in_ours(case, base, tmp_path):
     adapted = hf_peft.get_peft_model(
         fresh_base(base), hf_peft.LoraConfig(task_type="CAUSAL_LM", **settings)
     ).eval()
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora_" in name:
-                noise = rng.standard_normal(parameter.shape, np.float32)
-                parameter.copy_(torch.from_numpy(0.1 * noise))
+    randomise(adapted, rng)
     adapted.save_pretrained(tmp_path / "adapter")
 
     table = peft.read_table(tmp_path / "adapter", base.tensors)
@@ -169,6 +165,50 @@ def test_what_peft_saves_is_the_same_in_ours(case, base, tmp_path):
     merged = lora.merged(abstract(base.spec, table), params)
     assert merged.keys() == base.params.keys()
     assert_close(our_logits(base, (), merged), wanted)
+
+
+@pytest.mark.parametrize("kind", test_qwen_vl.FAMILIES)
+def test_adapters_of_a_tower_and_its_decoder(kind, tmp_path):
+    """Both ways at once: what peft saves, read by us, saved by us, read by peft."""
+    rng = live.random(f"adapters of {kind}")
+    model = live.fill(test_qwen_vl.FAMILIES[kind](), rng)
+    model.save_pretrained(tmp_path / "base")
+    inputs = test_qwen_vl.given(rng, kind)
+    config = models.from_hf(hf.read_config(tmp_path / "base"))
+    prompt, tensors = test_qwen_vl.prompt_of(inputs, kind, config.tower), models.tensors(config)
+    settings = {"r": 3, "lora_alpha": 5, "target_modules": r".*\.(qkv|q_proj|down_proj)"}
+    adapted = hf_peft.get_peft_model(model, hf_peft.LoraConfig(**settings)).eval()
+    randomise(adapted, rng)
+    adapted.save_pretrained(tmp_path / "theirs")
+
+    table = peft.read_table(tmp_path / "theirs", tensors)
+    blueprint = parameters.blueprint(dataclasses.replace(config, lora=table))
+    like = {p: jax.ShapeDtypeStruct(s, jnp.float32) for p, s in blueprint.shapes.items()}
+    params = hf.load(tmp_path / "base", tensors, like=lora.without(like))
+    adapters = {path: leaf for path, leaf in like.items() if lora.is_adapter(path)}
+    adapters = peft.load(tmp_path / "theirs", tensors, like=adapters)
+
+    @jax.jit
+    def run(params):
+        ours = blueprint.build(params)
+        return ours.decoder.logits(ours.states(prompt).final)
+
+    with torch.no_grad():
+        given = {name: torch.from_numpy(value) for name, value in inputs.items()}
+        wanted = adapted(**given, use_cache=False).logits.numpy()
+        assert_close(run(params | adapters), wanted)
+        peft.save(tmp_path / "ours", tensors, adapters, table=table)
+        base = type(model).from_pretrained(tmp_path / "base", attn_implementation="eager")
+        again = hf_peft.PeftModel.from_pretrained(base, tmp_path / "ours").eval()
+        assert_close(again(**given, use_cache=False).logits.numpy(), wanted)
+
+
+def randomise(adapted, rng):
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                noise = rng.standard_normal(parameter.shape, np.float32)
+                parameter.copy_(torch.from_numpy(0.1 * noise))
 
 
 def test_what_we_save_is_the_same_in_peft(case, base, tmp_path):

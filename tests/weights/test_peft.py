@@ -1,22 +1,25 @@
 """PEFT folders in and out: the same numbers under PEFT's names, and what ours cannot hold."""
 
+import dataclasses
 import json
 import re
+import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from tests.models import towers
+from tests.models import tiny_qwen, towers
 from tests.weights import checkpoints
 from tests.weights.checkpoints import MODELS, PHI3
 from tgvlm_jax import mesh
-from tgvlm_jax.models import lora
+from tgvlm_jax.models import lora, parameters
 from tgvlm_jax.schema import LoraConfig
 from tgvlm_jax.types import InputError
-from tgvlm_jax.weights import eva, peft
+from tgvlm_jax.weights import eva, models, peft
 
 TABLES = {
     "qwen3": (
@@ -247,6 +250,45 @@ def test_parts_of_a_weight_that_is_published_fused():
         "base_model.model.blocks.{i}.mlp.fc1.lora_A.weight",
         "base_model.model.blocks.{i}.mlp.fc1.lora_B.weight",
     ]
+
+
+def test_qwen2_5_vl_by_the_names_of_its_modules_and_of_its_files(tmp_path):
+    """PEFT calls modules as the transformers of its day does; both are read, the new is written."""
+    config = tiny_qwen.CONFIGS["qwen2_5_vl"]
+    tensors = models.tensors(config)
+    shapes = parameters.blueprint(dataclasses.replace(config, lora=tiny_qwen.LORA)).shapes
+    rng = np.random.default_rng(0)
+    adapters = {
+        path: jnp.asarray(rng.standard_normal(shape, np.float32))
+        for path, shape in shapes.items()
+        if lora.is_adapter(path)
+    }
+    peft.save(tmp_path / "new", tensors, adapters, table=tiny_qwen.LORA)
+    stored = load_file(tmp_path / "new" / "adapter_model.safetensors")
+    assert {name.split(".")[3] for name in stored} == {"language_model", "visual"}
+    places = {"visual": "model.visual", "language_model": "model.model"}
+    old = {
+        re.sub(r"model\.model\.(visual|language_model)", lambda m: places[m[1]], name): value
+        for name, value in stored.items()
+    }
+    assert {name.split(".")[2] for name in old} == {"model", "visual"}
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    save_file(old, tmp_path / "old" / "adapter_model.safetensors")
+    config = (tmp_path / "new" / "adapter_config.json").read_text()
+    config = config.replace(r"model\\.visual", "visual").replace(r"model\\.language_model", "model")
+    (tmp_path / "old" / "adapter_config.json").write_text(config)
+    table = peft.read_table(tmp_path / "new", tensors)
+    assert table == peft.read_table(tmp_path / "old", tensors)
+    assert {rule.pattern for rule in table} == {
+        r"^decoder\.blocks\.q$",
+        r"^decoder\.blocks\.v$",
+        r"^decoder\.blocks\.down$",
+        r"^tower\.blocks\.qkv$",
+    }
+    for folder in ("new", "old"):
+        found = peft.load(tmp_path / folder, tensors, like=adapters)
+        for path, value in adapters.items():
+            np.testing.assert_array_equal(found[path], value, err_msg=path)
 
 
 def test_what_is_not_adapted_is_in_no_map():

@@ -5,6 +5,7 @@ Names and layouts follow from the map of the weights that the adapters stand bes
 serves all of it, as ours does.
 """
 
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -65,6 +66,29 @@ def adapter_tensors(tensors: Sequence[Tensor], paths: set[str]) -> list[Tensor]:
     return found
 
 
+def module_tensors(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The map by the names that transformers gives to modules, which are those that PEFT uses.
+
+    Files of Qwen2.5-VL keep the names of their first release; elsewhere the two are the same.
+    """
+    if not any(entry.name.startswith("visual.") for entry in tensors):
+        return list(tensors)
+    return [dataclasses.replace(entry, name=_module_name(entry.name)) for entry in tensors]
+
+
+def _module_name(published: str) -> str:
+    if published.startswith("visual."):
+        return f"model.{published}"
+    return re.sub(r"^model\.", "model.language_model.", published)
+
+
+def _as_named(folder: Path, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The map by the names of a PEFT folder, which may be that of an older transformers."""
+    names = Published(folder, single=hf.ADAPTER_FILES.weights).names
+    new = tuple(f"{_PREFIX}model.{part}." for part in ("language_model", "visual"))
+    return module_tensors(tensors) if any(n.startswith(new) for n in names) else list(tensors)
+
+
 def _groups(part: Part) -> tuple[str, str]:
     """The output and the input axes of a published matrix, as its pattern writes them."""
     out, inside = re.findall(r"\([^)]*\)|\S+", part.pattern.split("->")[0])
@@ -92,7 +116,7 @@ def read_table(folder: Path, tensors: Sequence[Tensor]) -> tuple[LoraConfig, ...
         if name.endswith(_A)
     }
     table, known = [], set()
-    for entry in tensors:
+    for entry in _as_named(folder, tensors):
         module = re.escape(entry.name.removesuffix(".weight")).replace(r"\{i\}", r"\d+")
         modules = sorted(name for name in ranks if re.fullmatch(module, name))
         known |= set(modules)
@@ -149,7 +173,7 @@ def load(
     Raises:
         InputError: what `hf.load` raises.
     """
-    own = adapter_tensors(tensors, set(like))
+    own = adapter_tensors(_as_named(folder, tensors), set(like))
     return hf.load(folder, own, like=like, names=hf.ADAPTER_FILES)
 
 
@@ -170,7 +194,7 @@ def save(
     Raises:
         InputError: what `hf.save` and `adapter_tensors` raise.
     """
-    own = adapter_tensors(tensors, set(adapters))
+    own = adapter_tensors(module_tensors(tensors), set(adapters))
     rules = {}
     for entry in own:
         if entry.name.endswith(_A):
