@@ -140,7 +140,7 @@ SETTINGS = {
         "group 'evaluation': samples=0: give at least 1",
     ),
     "accumulation": ("train.accumulate=3", "train.accumulate=3 must divide data.batch_size=2"),
-    "patches": ("model.tower.patch=5", "tower.patch=5 must divide tower.height=16"),
+    "patches": ("model.tower.patch=5", "patch=5 must divide height=16"),
     "frame rate": ("data.fps=4", "has 8 frames a second, but data.fps=4; set data.fps=8, or"),
     "long clip": ("data.frames=200", "no video has room for a training clip of 200 frames: take"),
     "short clip": ("data.frames=2", "a clip needs at least 4 frames"),

@@ -74,7 +74,7 @@ def test_a_batch_follows_from_seed_and_step_alone(make):
 
 def test_types_are_those_of_the_device(make):
     for leaf in jax.tree.leaves(make()(0)):
-        assert leaf.dtype in (np.uint8, np.int32, np.bool_)
+        assert leaf.dtype in (np.uint8, np.int32, np.bool_, np.float32)
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
@@ -123,7 +123,7 @@ def test_what_the_model_is_given_fits_together(make, chat):
             np.testing.assert_array_equal(response.evidence[places], [0, 1])
             assert np.all(response.evidence[~places] == -1)
             assert response.evidence_mask.tolist() == [True, True]
-            first, last = response.spans[0]
+            first, last = map(int, response.spans[0])
             assert response.spans.tolist() == [[first, last]] * 2
             ends = [*sample.seconds[1:], sample.duration]
             assert sample.spans.tolist() == [[sample.seconds[first], ends[last]]]

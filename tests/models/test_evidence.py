@@ -20,9 +20,13 @@ def test_span_means_clamp_to_the_frames_there_are():
         np.testing.assert_allclose(found[row, slot], wanted, atol=1e-6, err_msg=f"{row} {slot}")
 
 
-def test_a_reversed_span_feeds_back_nothing():
-    found = span_means(BANK, jnp.asarray([[[4, 2]]] * 2, jnp.int32), MASK)
-    np.testing.assert_array_equal(found, 0)
+def test_a_span_is_rounded_put_in_order_and_clamped():
+    """As the released code feeds events back; halves go to even."""
+    spans = jnp.asarray([[[4, 2], [2.5, 3.5], [-3, 0.4], [1.6, 90]]] * 2, jnp.float32)
+    plain = jnp.asarray([[[2, 4], [2, 4], [0, 0], [2, 90]]] * 2, jnp.float32)
+    found = span_means(BANK, spans, MASK)
+    np.testing.assert_array_equal(found, span_means(BANK, plain, MASK))
+    np.testing.assert_allclose(found[0, 2], BANK[0, 0], rtol=1e-6)
 
 
 def test_scores_are_scaled_products_and_read_gives_the_peak():
