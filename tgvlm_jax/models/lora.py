@@ -50,9 +50,9 @@ def _attach_one(module: Linear, rule: LoraConfig, rngs: nnx.Rngs) -> None:
     layers, free = weight.shape[:stacked], (None,) * stacked
     inputs = [sizes[axis] for axis in letters.inputs]
     bound = math.prod(inputs) ** -0.5  # Kaiming uniform with a = sqrt(5)
-    shape = (*layers, *inputs, rule.rank)
-    a = jax.random.uniform(rngs.params(), shape, weight.dtype, -bound, bound)
-    b = jnp.zeros((*layers, rule.rank, *(sizes[axis] for axis in letters.outputs)), weight.dtype)
+    shape, dtype = (*layers, *inputs, rule.rank), jnp.dtype(rule.param_dtype)
+    a = jax.random.uniform(rngs.params(), shape, dtype, -bound, bound)
+    b = jnp.zeros((*layers, rule.rank, *(sizes[axis] for axis in letters.outputs)), dtype)
     module.lora_a = nnx.LoRAParam(
         mesh.shard(a, *free, *(names[axis] for axis in letters.inputs), None)
     )
@@ -86,25 +86,42 @@ def without(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in params.items() if not is_adapter(name)}
 
 
+def adapted(model: nnx.Module) -> dict[str, Linear]:
+    """The linear maps that have adapters, by dotted path; an abstract model will do."""
+    return {
+        ".".join(map(str, path)): module
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, Linear) and module.lora_a is not None
+    }
+
+
 def merged(model: nnx.Module, params: Mapping[str, Any]) -> dict[str, Any]:
     """Base parameters with the adapters folded in: W + scale * A B, summed in float32.
 
     `model` is one with the adapters attached (an abstract one will do); `params` are its own.
     """
     result = without(params)
-    for path, module in nnx.iter_modules(model):
-        name = ".".join(map(str, path))
-        if not isinstance(module, Linear) or module.lora_a is None:
-            continue
-        letters = module.letters
-        order = module.formula.split("->")[0].split(",")[1]
-        a, b = (params[f"{name}.lora_{one}"].astype(jnp.float32) for one in "ab")
-        weight = params[f"{name}.weight"]
-        formula = f"...{letters.inputs}Z,...Z{letters.outputs}->...{order}"
+    for name, module in adapted(model).items():
+        weight, a, b = (params[f"{name}.{one}"] for one in ("weight", "lora_a", "lora_b"))
+        result[f"{name}.weight"] = folded(module, weight, a, b)
+    return result
+
+
+def folded(module: Linear, weight: Any, a: Any, b: Any) -> Any:
+    """One weight with its adapter folded in; layer by layer, so that little is kept in float32."""
+    letters = module.letters
+    order = module.formula.split("->")[0].split(",")[1]
+    formula = f"{letters.inputs}Z,Z{letters.outputs}->{order}"
+
+    def one(weight, a, b):
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
         change = jnp.einsum(formula, a, b, out_sharding=_layout(weight))
         total = weight.astype(jnp.float32) + module.adapter_scale * change
-        result[f"{name}.weight"] = total.astype(weight.dtype)
-    return result
+        return total.astype(weight.dtype)
+
+    if weight.ndim == len(order):
+        return one(weight, a, b)
+    return jax.lax.map(lambda layer: one(*layer), (weight, a, b))
 
 
 def _layout(weight: Any) -> Any:

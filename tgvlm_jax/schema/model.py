@@ -61,6 +61,10 @@ class DecoderConfig:
     sliding_window: int = 0
     tie_embeddings: bool = True
 
+    def __post_init__(self):
+        positive(self, "vocab_size", "width", "layers", "hidden")
+        positive(self, "heads", "kv_heads", "head_size")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvidenceConfig:
@@ -80,12 +84,16 @@ class LoraConfig:
     """Low-rank adapters on every linear map whose dotted path matches `pattern`.
 
     The map's result gains (dropped-out x A) B * alpha / rank; A is random, B starts at zero.
+
+    Attributes:
+        param_dtype: type of A and B; float32 also beside bfloat16 weights, as in PEFT.
     """
 
     pattern: str
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
         positive(self, "rank")

@@ -143,6 +143,9 @@ class QwenVisionConfig:
         width, hidden: of the tower and inside its MLPs. out_width: the decoder's.
         patch, temporal: pixels and frames a patch spans. merge: patches a side of one token.
         full_layers: where a patch sees its whole frame and not only its window; empty for all.
+        window: side of a window in pixels, 0 without windows.
+        tokens_per_second: temporal positions a second of video takes (Qwen2.5-VL), 0 where every
+            frame is a visual item of its own.
         table_side: side of the learned square table of positions, 0 for none.
         deepstack: layers whose output goes to the decoder too (Qwen3-VL).
         mean, std: of red, green and blue at full scale 1; uint8 patches are normalised with them.
@@ -161,6 +164,8 @@ class QwenVisionConfig:
     temporal: int = 2
     merge: int = 2
     full_layers: tuple[int, ...] = ()
+    window: int = 0
+    tokens_per_second: int = 0
     table_side: int = 0
     deepstack: tuple[int, ...] = ()
     theta: float = 10_000.0

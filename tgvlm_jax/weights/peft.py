@@ -115,6 +115,8 @@ def read_table(folder: Path, tensors: Sequence[Tensor]) -> tuple[LoraConfig, ...
         for name in published.names
         if name.endswith(_A)
     }
+    kinds = {published.dtype(name) for name in published.names if name.endswith(_A)}
+    dtype = "bfloat16" if kinds == {"BF16"} else "float32"
     table, known = [], set()
     for entry in _as_named(folder, tensors):
         module = re.escape(entry.name.removesuffix(".weight")).replace(r"\{i\}", r"\d+")
@@ -132,6 +134,7 @@ def read_table(folder: Path, tensors: Sequence[Tensor]) -> tuple[LoraConfig, ...
                 rank=rank,
                 alpha=alpha,
                 dropout=float(config.get("lora_dropout") or 0.0),
+                param_dtype=dtype,
             )
             table.append(rule)
     if unknown := sorted(ranks.keys() - known):
@@ -180,7 +183,7 @@ def load(
 def save(
     folder: Path,
     tensors: Sequence[Tensor],
-    adapters: Mapping[str, jax.Array],
+    adapters: Mapping[str, Any],
     *,
     table: Sequence[LoraConfig],
     base_model: str = "",
@@ -188,7 +191,7 @@ def save(
     """Writes a folder that `peft` loads; it appears whole or not.
 
     Args:
-        folder: must not exist. tensors: the map of the weights. adapters: dotted path -> array.
+        folder: must not exist. tensors: the map of the weights. adapters: as for `hf.save`.
         table: the rules they were attached by. base_model: name of the model they belong to.
 
     Raises:

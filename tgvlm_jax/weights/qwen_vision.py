@@ -38,6 +38,9 @@ def from_hf(config: Mapping[str, Any]) -> QwenVisionConfig:
         temporal=vision.get("temporal_patch_size", 2),
         merge=vision.get("spatial_merge_size", 2),
         full_layers=tuple(vision["fullatt_block_indexes"]) if qwen2 else (),
+        # Where a file says nothing, what the class of transformers takes.
+        window=vision.get("window_size", 112) if qwen2 else 0,
+        tokens_per_second=vision.get("tokens_per_second", 4) if qwen2 else 0,
         table_side=0 if qwen2 else round(vision["num_position_embeddings"] ** 0.5),
         deepstack=() if qwen2 else tuple(vision["deepstack_visual_indexes"]),
         theta=float(rope.get("rope_theta", 10_000.0)),
