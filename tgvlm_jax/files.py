@@ -1,7 +1,9 @@
 """Writing files so that a crash, a kill or a full disk leaves the old one or the new one, whole."""
 
 import contextlib
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +29,31 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(name)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, hint: str = "") -> Iterator[Path]:
+    """A temporary sibling folder to fill; it is given the name `path` when the block ends well.
+
+    Raises:
+        InputError: `path` exists, or what `disk_errors` raises; then nothing is left behind.
+    """
+    if path.exists():
+        raise InputError(f"{path}: exists already; name another folder")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with disk_errors(path, hint=hint):
+            scratch.mkdir(parents=True)
+            yield scratch
+            publish(scratch, path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_room(folder: Path, need: int) -> None:
+    """Raises OSError where a disk has no room for that many bytes, before they are written."""
+    if shutil.disk_usage(folder).free < need:
+        raise OSError(errno.ENOSPC, f"no space for {need} bytes")
 
 
 def publish(fresh: Path, path: Path) -> None:

@@ -31,6 +31,10 @@ VERBS = {
         "question a video: text, intervals, timeline",
         'tgvlm ask --checkpoint DIR --video clip.mp4 "When does the door open?"',
     ),
+    "convert": (
+        "Hugging Face folders into checkpoints and back, PEFT adapters too",
+        "tgvlm convert --from HF_DIR --to DIR",
+    ),
     "inspect": (
         "show what is in a config, shards or a checkpoint",
         "tgvlm inspect --config configs/tiny.py",

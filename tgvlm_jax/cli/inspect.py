@@ -4,10 +4,12 @@ $ tgvlm inspect --config configs/tiny.py            # every key and value
 $ tgvlm inspect --shards runs/shards                # videos, frames, sizes
 $ tgvlm inspect --shards runs/shards --verify       # reads every byte, too
 $ tgvlm inspect --checkpoint runs/demo/seed0        # steps, parameters by part, last losses
+$ tgvlm inspect --checkpoint Phi-3-mini-4k-instruct # the same in Hugging Face format: does it fit?
 """
 
 import contextlib
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from absl import flags as absl_flags
@@ -21,7 +23,7 @@ def flags(flag_values: absl_flags.FlagValues) -> None:
     define_config(flag_values, required=False)
     absl_flags.DEFINE_string("shards", None, "<DIR>: frame shards", flag_values=flag_values)
     absl_flags.DEFINE_string(
-        "checkpoint", None, "<DIR>: work folder of a run", flag_values=flag_values
+        "checkpoint", None, "<DIR>: of a run, or in Hugging Face format", flag_values=flag_values
     )
     absl_flags.DEFINE_bool(
         "verify", False, "compare all of the shards with their hashes", flag_values=flag_values
@@ -39,7 +41,9 @@ def main(flags: absl_flags.FlagValues) -> None:
     if flags.shards:
         _shards(Path(flags.shards), verify=flags.verify)
     if flags.checkpoint:
-        _checkpoint(Path(flags.checkpoint))
+        folder = Path(flags.checkpoint)
+        theirs = (folder / "config.json").exists() and not (folder / "experiment.json").exists()
+        (_published if theirs else _checkpoint)(folder)
 
 
 def _config(config) -> None:
@@ -76,20 +80,61 @@ def _checkpoint(folder: Path) -> None:
     with contextlib.closing(checkpoint.Checkpoints(folder, read_only=True)) as store:
         steps = store.steps()
     shapes = parameters.blueprint(experiment.model).shapes
-    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-    total = sum(sizes.values())
     print(f"{folder}: {experiment.name}, seed {experiment.seed}")
     saved = f"at steps {', '.join(map(str, steps))}" if steps else "none yet"
-    print(f"  checkpoints: {saved} of {experiment.train.steps}")
-    print(f"  {total:,} parameters")
-    parts: dict[str, int] = {}
-    for name, size in sizes.items():
-        part = ".".join(name.split(".")[:2])
-        parts[part] = parts.get(part, 0) + size
-    for part, size in parts.items():
-        print(f"    {part:<28}{size:>12,}")
+    if steps == [0]:
+        print("  checkpoints: a converted model")
+    else:
+        print(f"  checkpoints: {saved} of {experiment.train.steps}")
+    _sizes({name: math.prod(shape) for name, shape in shapes.items()})
     records = read_metrics(folder / "metrics.jsonl")
     if records:
         last = records[-1]
         names = ("step", "loss", "language", "grounding", "consistency")
         print("  last: " + "  ".join(f"{name} {last[name]:.4g}" for name in names if name in last))
+
+
+def _sizes(sizes: Mapping[str, int]) -> None:
+    """Parameters, in all and by the first two words of their paths."""
+    print(f"  {sum(sizes.values()):,} parameters")
+    parts: dict[str, int] = {}
+    for name, size in sizes.items():
+        part = ".".join(name.split(".")[:2])
+        parts[part] = parts.get(part, 0) + size
+    for part, size in parts.items():
+        print(f"    {part:<28}{size:>14,}")
+
+
+def _published(folder: Path) -> None:
+    """A folder in Hugging Face format; only the headers of its files are read."""
+    from tgvlm_jax.models import parameters
+    from tgvlm_jax.schema import QwenVisionConfig
+    from tgvlm_jax.weights import hf, mapping, models
+    from tgvlm_jax.weights.published import Published
+
+    model, found = models.read(folder), Published(folder)
+    tensors, shapes = models.tensors(model), parameters.blueprint(model).shapes
+    config = hf.read_config(folder)
+    kinds = sorted({found.dtype(name) for name in found.names if not hf.is_buffer(name)})
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    named = config.get("architectures") or ["no class"]
+    print(f"{folder}: {named[0]} ({config['model_type']})")
+    print(f"  {len(found.names)} tensors of {', '.join(kinds)}, {size:,} bytes")
+    spec, tower = model.decoder, model.tower
+    print(
+        f"  decoder: {spec.layers} layers of width {spec.width}, {spec.heads} heads of "
+        f"{spec.head_size} ({spec.kv_heads} of keys), hidden {spec.hidden}, "
+        f"vocabulary {spec.vocab_size}"
+    )
+    if isinstance(tower, QwenVisionConfig):
+        print(f"  tower: {tower.layers} layers of width {tower.width}, {tower.heads} heads")
+    sizes = dict.fromkeys(shapes, 0)
+    for entry in tensors:
+        for name in mapping.numbered(entry, shapes):
+            if name in found:
+                sizes[entry.parts[0].path] += math.prod(found.shape(name))
+    _sizes(sizes)
+    told = hf.misfits(found, tensors, shapes=shapes).told()
+    print("  fits: every tensor is there" if not told else "  does not fit:")
+    for line in told:
+        print(f"    {line}")

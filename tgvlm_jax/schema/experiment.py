@@ -158,12 +158,16 @@ class TrainConfig:
 
     Attributes:
         steps: optimiser updates in all.
+        init_from: folder of a checkpoint, of `tgvlm convert` or of an earlier run, whose parameters
+            the first step starts from; "" starts from scratch. Adapters that are not there, and a
+            tower or evidence heads of which nothing is there, are initialised; the rest must fit.
         accumulate: micro-batches a batch is cut into; exact, whatever the padding.
         checkpoint_every: steps between checkpoints (one is always written at the end).
         keep: checkpoints kept.
     """
 
     steps: int = 1000
+    init_from: str = ""
     accumulate: int = 1
     log_every: int = 10
     checkpoint_every: int = 200

@@ -2,16 +2,17 @@
 
 A work directory holds `experiment.json` (the config, frozen), `checkpoints/STEP/` and
 `metrics.jsonl`. A checkpoint restores onto any mesh: arrays take the layout of the new state.
+
+A model that was not trained here has the same layout, with its parameters in `checkpoints/0/`
+(`model_folder.py`).
 """
 
 import asyncio
 import contextlib
 import dataclasses
-import errno
 import json
 import logging
-import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tgvlm_jax import files
 from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.config import freeze
 from tgvlm_jax.models import parameters
-from tgvlm_jax.schema import Experiment
+from tgvlm_jax.schema import Experiment, ModelConfig
 from tgvlm_jax.train.state import TrainState
 from tgvlm_jax.types import InputError
 
@@ -39,7 +40,8 @@ _FREE = (
     "data.threads",
     "data.prefetch",
 )
-_METADATA_BYTES = 2**19  # of a checkpoint, at most, beside its arrays
+METADATA_BYTES = 2**19
+"""Of a checkpoint, at most, beside its arrays."""
 _NO_ROOM = "free some space or give another --workdir. Earlier checkpoints are whole"
 
 
@@ -52,15 +54,31 @@ def save_experiment(workdir: Path, experiment: Experiment) -> None:
         InputError: the directory cannot be written, or holds another experiment.
     """
     path = workdir / "experiment.json"
+    if (workdir / "checkpoints" / "0").exists():  # a run's first is 1
+        raise InputError(
+            f"{workdir}: holds a converted model and no run; start from it by "
+            f"train.init_from={workdir} and give another --workdir"
+        )
     with files.disk_errors(workdir, hint=_NO_ROOM):
         workdir.mkdir(parents=True, exist_ok=True)
-        if path.exists() and any(workdir.glob("checkpoints/*")):
+        if path.exists() and has_steps(workdir):
             _same(load_experiment(workdir), experiment, workdir)
-    files.write_text(path, json.dumps(dataclasses.asdict(experiment), indent=1))
+    write_experiment(workdir, experiment)
+
+
+def has_steps(workdir: Path) -> bool:
+    """Whether a run has saved something there, be it half of a checkpoint."""
+    return any(workdir.glob("checkpoints/*"))
+
+
+def write_experiment(workdir: Path, experiment: Experiment) -> None:
+    """Writes the config into a folder that is there, whatever it holds."""
+    text = json.dumps(dataclasses.asdict(experiment), indent=1)
+    files.write_text(workdir / "experiment.json", text)
 
 
 def load_experiment(workdir: Path) -> Experiment:
-    """The config that a run was started with.
+    """The config that a run was started with; a tokenizer that lies inside is found there.
 
     Raises:
         InputError: no run there, or its config is damaged or of another version.
@@ -70,17 +88,24 @@ def load_experiment(workdir: Path) -> Experiment:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError("it holds no settings")
-        return freeze(ConfigDict(values), Experiment)
+        found = freeze(ConfigDict(values), Experiment)
     except FileNotFoundError:
+        theirs = (workdir / "config.json").exists()
+        todo = "give the --workdir of a `tgvlm train` run"
+        if theirs:
+            todo = f"it is in Hugging Face format: tgvlm convert --from {workdir} --to DIR"
         raise InputError(
-            f"{workdir}: no checkpoint of ours there (no experiment.json); give the --workdir of "
-            "a `tgvlm train` run"
+            f"{workdir}: no checkpoint of ours there (no experiment.json); {todo}"
         ) from None
     except (ValueError, OSError) as error:  # an InputError of `freeze` is a ValueError
         raise InputError(
             f"{path}: damaged, or of another version ({_first_line(error)}); put back the one "
             "that `tgvlm train` wrote, or train in another --workdir"
         ) from error
+    inside = workdir / found.data.tokenizer
+    if not (inside / "tokenizer.json").is_file():
+        return found
+    return dataclasses.replace(found, data=dataclasses.replace(found.data, tokenizer=str(inside)))
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:
@@ -144,9 +169,8 @@ class Checkpoints:
         """Starts writing; a crash leaves either the whole checkpoint or none."""
         with files.disk_errors(self.directory.parent, hint=_NO_ROOM):
             # A disk that fills up while Orbax writes makes its threads print tracebacks.
-            need = _METADATA_BYTES + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-            if shutil.disk_usage(self.directory).free < need:
-                raise OSError(errno.ENOSPC, f"the checkpoint of step {step} takes {need} bytes")
+            need = METADATA_BYTES + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            files.check_room(self.directory, need)
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -173,21 +197,40 @@ class Checkpoints:
             )
         return _from_tree(found["state"], like), found["data"]
 
-    def restore_params(self, config, *, mesh: Mesh | None) -> parameters.Params:
-        """Only the parameters, of the newest checkpoint.
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """What the parameters of the newest checkpoint are, by dotted path.
 
         Raises:
-            InputError: there is none, or it is damaged or of another model.
+            InputError: there is none, or it is damaged.
         """
+        folder = self._newest()
+        with _restoring(folder):
+            found = _stored_shapes(folder / "state")
+        return {path[1].key: shape for path, shape in found.items() if path[0].key == "params"}
+
+    def _newest(self) -> Path:
         step = self.latest()
         if step is None:
             raise InputError(
                 f"{self.directory}: holds no checkpoint yet; train for some steps first"
             )
+        return self.directory / str(step)
+
+    def restore_params(
+        self, config: ModelConfig, *, mesh: Mesh | None, names: Collection[str] | None = None
+    ) -> parameters.Params:
+        """Only the parameters, of the newest checkpoint, in the types that the config says.
+
+        Args:
+            config: the model. mesh: to lay them out on. names: these only, by dotted path.
+
+        Raises:
+            InputError: there is none, or it is damaged or of another model.
+        """
         like = jax.eval_shape(lambda: parameters.init(config, jax.random.key(0)))
-        abstract = jax.tree.map(lambda leaf: _abstract(leaf, mesh), like)
-        item = {"params": abstract}
-        folder = self.directory / str(step) / "state"
+        like = {name: leaf for name, leaf in like.items() if names is None or name in names}
+        item = {"params": jax.tree.map(lambda leaf: _abstract(leaf, mesh), like)}
+        folder = self._newest() / "state"
         with _restoring(folder.parent), ocp.PyTreeCheckpointer() as reader:
             _check_arrays(folder, item)
             found = reader.restore(
@@ -243,11 +286,7 @@ def _check_arrays(folder: Path, wanted: dict[str, Any]) -> None:
 
     Orbax would find that out when it has already begun to read the others.
     """
-    with ocp.PyTreeCheckpointer() as reader:
-        found: Any = reader.metadata(folder).item_metadata
-    if found is None:
-        raise ValueError("its files cannot be read")
-    shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(found.tree)}
+    shapes = _stored_shapes(folder)
     leaves = jax.tree_util.tree_leaves_with_path(wanted)
     for path, leaf in sorted(leaves, key=lambda item: item[0][0].key != "params"):
         if shapes.get(path) != leaf.shape:
@@ -256,6 +295,15 @@ def _check_arrays(folder: Path, wanted: dict[str, Any]) -> None:
                 f"{folder.parent}: of another model: {name} is {shapes.get(path, 'not')} there, "
                 f"{leaf.shape} by the config; use the config of that run"
             )
+
+
+def _stored_shapes(folder: Path) -> dict[Any, tuple[int, ...]]:
+    """Shapes of all arrays of a checkpoint, by their paths."""
+    with ocp.PyTreeCheckpointer() as reader:
+        found: Any = reader.metadata(folder).item_metadata
+    if found is None:
+        raise ValueError("its files cannot be read")
+    return {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(found.tree)}
 
 
 def _first_line(error: BaseException) -> str:

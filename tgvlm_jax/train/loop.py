@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from jax.sharding import Mesh
 
 from tgvlm_jax import mesh as mesh_lib
@@ -23,7 +24,7 @@ from tgvlm_jax.models import flops, parameters
 from tgvlm_jax.models.parameters import Params
 from tgvlm_jax.objectives import fpo, sft
 from tgvlm_jax.schema import Experiment, FpoConfig
-from tgvlm_jax.train import checkpoint, optim, state
+from tgvlm_jax.train import checkpoint, model_folder, optim, state
 from tgvlm_jax.train.metrics import CompileCounter, MetricsWriter, Stopwatch, divide
 from tgvlm_jax.train.step import make_step
 from tgvlm_jax.types import Batch, InputError
@@ -100,10 +101,13 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
         tx = optim.build(
             experiment.optim, shapes, matrices=blueprint.matrices, steps=experiment.train.steps
         )
+        if not checkpoint.has_steps(workdir):
+            model_folder.start(experiment)
         checkpoint.save_experiment(workdir, experiment)  # from here on nothing is wrong with it
         with closing(checkpoint.Checkpoints(workdir, keep=experiment.train.keep)) as store:
-            current = jax.jit(lambda: state.create(experiment, tx))()
             first = store.latest() or 0
+            start = None if first else model_folder.start(experiment)
+            current = _begin(experiment, tx, start, workdir, mesh)
             if first:
                 current, iterator = store.restore(first, current, mesh=mesh)
                 data.set_state(iterator)
@@ -117,6 +121,25 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
             with closing(writer):
                 loop = _Loop(experiment, step, mesh, store, writer, sigterm)
                 return loop.run(current, data, first=first)
+
+
+def _begin(
+    experiment: Experiment,
+    tx: optax.GradientTransformation,
+    start: model_folder.Start | None,
+    workdir: Path,
+    mesh: Mesh | None,
+) -> state.TrainState:
+    """The state before the first step."""
+    loaded = {}
+    if start is not None:
+        if jax.process_index() == 0:
+            print(start.told(), flush=True)
+            start.copy_files(workdir)
+        loaded = start.restore(experiment, mesh=mesh)
+    # What was loaded is given away, so that no parameter is in memory twice.
+    create = jax.jit(lambda loaded: state.create(experiment, tx, loaded), donate_argnums=0)
+    return create(loaded)
 
 
 class _Sigterm:

@@ -9,6 +9,7 @@ import optax
 
 from tgvlm_jax import mesh
 from tgvlm_jax.models import parameters
+from tgvlm_jax.models.parameters import Params
 from tgvlm_jax.schema import Experiment
 from tgvlm_jax.train import optim
 from tgvlm_jax.types import pytree
@@ -25,10 +26,15 @@ class TrainState:
     key: Annotated[Any, "PRNG key"]
 
 
-def create(experiment: Experiment, tx: optax.GradientTransformation) -> TrainState:
-    """A fresh state, laid out on the mesh that is set; traceable, so `jax.eval_shape` works."""
+def create(
+    experiment: Experiment, tx: optax.GradientTransformation, loaded: Params | None = None
+) -> TrainState:
+    """A fresh state, laid out on the mesh that is set; traceable, so `jax.eval_shape` works.
+
+    Parameters in `loaded` take the place of initial ones, which under jit are then never made.
+    """
     key = jax.random.key(experiment.seed)
-    params = parameters.init(experiment.model, jax.random.fold_in(key, 0))
+    params = parameters.init(experiment.model, jax.random.fold_in(key, 0)) | (loaded or {})
     opt_state = jax.tree.map(
         lambda x: x if x.ndim else mesh.shard(x), tx.init(optim.trainable(experiment.optim, params))
     )

@@ -6,10 +6,8 @@ the size of the model.
 """
 
 import dataclasses
-import errno
 import functools
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -107,7 +105,8 @@ def load(
     """
     found = Published(folder, single=names.weights)
     shapes = {path: tuple(leaf.shape) for path, leaf in like.items()}
-    _check(found, tensors, shapes, ignore)
+    if told := misfits(found, tensors, shapes=shapes, ignore=ignore).told():
+        raise InputError(f"{folder} is not this model; {'; '.join(told)}")
     layouts = {path: _layout(path, leaf) for path, leaf in like.items()}
     sources: dict[str, list[_Source]] = {}
     for entry in tensors:
@@ -236,39 +235,64 @@ def _read(
     return whole
 
 
-def _check(
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Misfits:
+    """How a folder differs from the model that a map is for: published names, sorted.
+
+    Attributes:
+        missing, unexpected: names. misshapen: with what each is and should be.
+        quantised: with the type, which is none that weights have.
+    """
+
+    missing: list[str]
+    unexpected: list[str]
+    misshapen: list[str]
+    quantised: list[str]
+
+    def told(self) -> list[str]:
+        """One phrase for each kind that there is, with all of its names."""
+        kinds = [
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("misshapen", self.misshapen),
+            ("not of 16, 32 or 64-bit floats", self.quantised),
+        ]
+        return [f"{len(names)} {kind}: {', '.join(names)}" for kind, names in kinds if names]
+
+
+def misfits(
     found: Published,
     tensors: Sequence[Tensor],
+    *,
     shapes: Shapes,
-    ignore: Callable[[str], bool],
-) -> None:
+    ignore: Callable[[str], bool] = is_buffer,
+) -> Misfits:
+    """Compares a folder with a map, by the headers of its files.
+
+    Args:
+        found: the folder. tensors: the map. shapes: of our parameters, by dotted path.
+        ignore: as for `load`.
+    """
     mapped = {part.path for entry in tensors for part in entry.parts}
     assert mapped == shapes.keys(), sorted(mapped ^ shapes.keys())
     wanted = {name: entry for entry in tensors for name in mapping.numbered(entry, shapes)}
-    missing = sorted(wanted.keys() - found.names)
-    unexpected = sorted(n for n in found.names - wanted.keys() if not ignore(n))
     there = sorted(wanted.keys() & found.names)
-    misshapen = [
-        f"{name} is {found.shape(name)}, not {expected}"
-        for name in there
-        if found.shape(name) != (expected := mapping.published_shape(wanted[name], shapes))
-    ]
-    quantised = [f"{name} is {found.dtype(name)}" for name in there if not found.is_float(name)]
-    problems = [
-        ("missing", missing),
-        ("unexpected", unexpected),
-        ("misshapen", misshapen),
-        ("not of 16, 32 or 64-bit floats", quantised),
-    ]
-    told = [f"{len(names)} {kind}: {', '.join(names)}" for kind, names in problems if names]
-    if told:
-        raise InputError(f"{found.folder} is not this model; {'; '.join(told)}")
+    return Misfits(
+        missing=sorted(wanted.keys() - found.names),
+        unexpected=sorted(n for n in found.names - wanted.keys() if not ignore(n)),
+        misshapen=[
+            f"{name} is {found.shape(name)}, not {expected}"
+            for name in there
+            if found.shape(name) != (expected := mapping.published_shape(wanted[name], shapes))
+        ],
+        quantised=[f"{name} is {found.dtype(name)}" for name in there if not found.is_float(name)],
+    )
 
 
 def save(
     folder: Path,
     tensors: Sequence[Tensor],
-    params: Mapping[str, jax.Array],
+    params: Mapping[str, Any],
     *,
     config: Mapping[str, Any],
     beside: Sequence[Path] = (),
@@ -278,7 +302,9 @@ def save(
     """Writes a folder that `transformers` loads with `from_pretrained`; it appears whole or not.
 
     Args:
-        folder: must not exist. tensors: the map. params: ours.
+        folder: must not exist. tensors: the map.
+        params: ours, arrays or whatever has a shape, a dtype and becomes one by `__array__`; that
+            is done to each when its turn comes.
         config: for config.json; where it names a dtype, that of the parameters takes its place.
         beside: further files, such as the tokenizer's.
         names: of the files; PEFT has its own.
@@ -288,8 +314,6 @@ def save(
         InputError: the folder exists, cannot be written or has no room, or a file beside is not
             there.
     """
-    if folder.exists():
-        raise InputError(f"{folder}: exists already; name another folder")
     for path in beside:
         if not path.is_file():
             raise InputError(f"{path}: no such file, to be put beside the weights")
@@ -301,22 +325,14 @@ def save(
         for entry in entries
         for name in mapping.numbered(entry, shapes)
     ]
-    scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        with files.disk_errors(folder):
-            scratch.mkdir(parents=True)
-            need = sum(spec.size for spec in specs)
-            if shutil.disk_usage(scratch).free < need:
-                raise OSError(errno.ENOSPC, f"no space for {need} bytes")
-            text = json.dumps(_with_dtype(config, specs), indent=2) + "\n"
-            (scratch / names.config).write_text(text, encoding="utf-8")
-            for path in beside:
-                shutil.copy(path, scratch / path.name)
-            values = _theirs(entries, params)
-            published.write(scratch, specs, values, single=names.weights, shard_bytes=shard_bytes)
-            files.publish(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with files.new_folder(folder) as scratch:
+        files.check_room(scratch, sum(spec.size for spec in specs))
+        text = json.dumps(_with_dtype(config, specs), indent=2) + "\n"
+        (scratch / names.config).write_text(text, encoding="utf-8")
+        for path in beside:
+            shutil.copy(path, scratch / path.name)
+        values = _theirs(entries, params)
+        published.write(scratch, specs, values, single=names.weights, shard_bytes=shard_bytes)
 
 
 def _dtype(entry: Tensor, params: Mapping[str, Any]) -> np.dtype:
@@ -332,9 +348,10 @@ def _with_dtype(config: Mapping[str, Any], specs: Sequence[Spec]) -> dict[str, A
     return {**config, **(dict.fromkeys(said, kinds.pop()) if len(kinds) == 1 else {})}
 
 
-def _theirs(tensors: Sequence[Tensor], params: Mapping[str, jax.Array]) -> Iterator[np.ndarray]:
+def _theirs(tensors: Sequence[Tensor], params: Mapping[str, Any]) -> Iterator[np.ndarray]:
     """Published tensors; of ours, those of one entry of the map are on the host at a time."""
     for entry in tqdm(tensors, desc="saving", unit="tensor", disable=None):
-        own = {part.path: np.asarray(jax.device_get(params[part.path])) for part in entry.parts}
+        paths = {part.path for part in entry.parts}
+        own = {path: np.asarray(jax.device_get(params[path])) for path in paths}
         for _, value in mapping.entry_to_theirs(entry, own):
             yield value

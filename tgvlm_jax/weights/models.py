@@ -1,14 +1,17 @@
 """Whole published models: which config a folder describes, and the map of all of its names."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tgvlm_jax.models import presets
 from tgvlm_jax.schema import ModelConfig, QwenVisionConfig
 from tgvlm_jax.types import InputError
-from tgvlm_jax.weights import qwen_vision, text
+from tgvlm_jax.weights import hf, qwen_vision, text
 from tgvlm_jax.weights.mapping import Tensor
 
+KNOWN = ("phi3", "llama", "qwen2", "qwen3", "qwen2_5_vl", "qwen3_vl")
+"""Every `model_type` of a whole model that is read and written."""
 _QWEN_VL = ("qwen2_5_vl", "qwen3_vl")
 # Where the language model stands in a published file; the tower's place is its own map's.
 _TEXT_PREFIX = {"qwen2_5_vl": "model.", "qwen3_vl": "model.language_model."}
@@ -21,9 +24,9 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
         InputError: an architecture that the library does not have.
     """
     family = config.get("model_type")
+    if family not in KNOWN:
+        raise InputError(f"model_type {family!r} is not known here; known: {', '.join(KNOWN)}")
     if family not in _QWEN_VL:
-        if "vision_config" in config:
-            raise InputError(f"model_type {family!r}: of models that see, {_QWEN_VL} are known")
         return presets.language_model(text.from_hf(config))
     inner = dict(config.get("text_config") or config)
     # Published Qwen2.5-VL files keep the text part at the top, and `tie_word_embeddings` with it.
@@ -31,6 +34,22 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
     if "tie_word_embeddings" in config:
         inner["tie_word_embeddings"] = config["tie_word_embeddings"]
     return presets.qwen_vl(qwen_vision.from_hf(config), text.from_hf(inner))
+
+
+def read(folder: Path) -> ModelConfig:
+    """The model in a folder in Hugging Face format, by its `config.json`.
+
+    Raises:
+        InputError: no config there, a damaged one, or one of an architecture that is not known.
+    """
+    config, path = hf.read_config(folder), folder / hf.MODEL_FILES.config
+    try:
+        return from_hf(config)
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        raise InputError(f"{path}: damaged ({error}); fetch it again") from error
 
 
 def tensors(config: ModelConfig) -> list[Tensor]:
