@@ -25,8 +25,9 @@ SEES = {
     "models": BASE | {"grounding", "ops"},
     "weights": BASE | {"grounding", "ops", "models"},
     "data": {"types", "files", "config", "schema", "grounding"},
-    "rewards": {"types", "grounding"},
-    "evaluation": {"types", "grounding"},
+    "text": {"types"},
+    "rewards": {"types", "grounding", "text"},
+    "evaluation": {"types", "grounding", "text"},
     "objectives": BASE | {"grounding", "ops", "models"},
     "rollout": BASE | {"grounding", "ops", "models"},
     "train": BASE

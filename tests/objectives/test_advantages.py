@@ -1,5 +1,7 @@
 """Group estimators and generalised advantage estimation against plain Python and their laws."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,6 +117,27 @@ def test_segments_do_not_hear_of_each_other():
     collapsed = process_aware(PERCEPTION, [1.0] * 4)
     assert np.all(collapsed[:, 1] == 0)
     assert np.all(collapsed[:, 0] != 0)
+
+
+def test_without_separation_all_segments_share_the_sum():
+    rewards = jnp.stack([jnp.asarray(PERCEPTION), jnp.asarray(REASONING)], axis=1)
+    group = jnp.zeros(4, jnp.int32)
+    process = jax.jit(advantages.process_advantages, static_argnames=("config", "separate"))
+    shared = process(rewards, group, config=VIDEO_R1, separate=False)
+    np.testing.assert_allclose(shared[:, 0], [1.0982, -1.2446, 0.4149, -0.2685], atol=5e-5)
+    np.testing.assert_array_equal(shared[:, 0], shared[:, 1])
+    apart = process(rewards, group, config=VIDEO_R1)
+    np.testing.assert_array_equal(apart, segment_advantages(rewards, group, config=VIDEO_R1))
+    answers_only = dataclasses.replace(VIDEO_R1, weights=(0.0, 1.0))
+    plain = process(rewards, group, config=answers_only, separate=False)
+    np.testing.assert_allclose(plain[:, 0], apart[:, 1], rtol=1e-6)
+
+
+def test_collapsed_groups_are_counted():
+    rewards = np.asarray([1, 0, 1, 1 / 3, 1 / 3, 1 / 3, 2, np.nan, 2], np.float32)
+    group = np.asarray([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    found = jax.jit(advantages.collapsed_groups)(rewards, group)
+    assert (float(found.sum), float(found.weight)) == pytest.approx((2, 3))
 
 
 def test_every_token_gets_the_advantage_of_its_segment():

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from tgvlm_jax.objectives.sft import Term
 from tgvlm_jax.schema import AdvantageConfig, CreditConfig
 from tgvlm_jax.types import pytree
 
@@ -91,6 +92,34 @@ def segment_advantages(
         return group_advantages(rewards, group, config=config)
 
     return jax.vmap(one, in_axes=1, out_axes=1)(rewards)
+
+
+def process_advantages(
+    rewards: Float[Array, "b s"],
+    group: Int[Array, "b"],
+    *,
+    config: AdvantageConfig,
+    separate: bool = True,
+) -> Float[Array, "b s"]:
+    """Advantages of each segment: its own, or all alike from the summed rewards.
+
+    Not `separate` is the ablation of VideoP2R, and with `config.weights` (0, 1) or (1, 0) those
+    that leave out one of its rewards; without the first it is plain GRPO.
+    """
+    if separate:
+        return segment_advantages(rewards, group, config=config)
+    whole = combined_advantages(rewards, group, config=config)
+    return jnp.broadcast_to(whole[:, None], rewards.shape)
+
+
+def collapsed_groups(rewards: Float[Array, "b"], group: Int[Array, "b"]) -> Term:
+    """How many groups have equal rewards and so no advantage, and how many there are."""
+    same = _same(rewards, group)
+    least = jnp.min(jnp.where(same, rewards, jnp.inf), axis=1)
+    most = jnp.max(jnp.where(same, rewards, -jnp.inf), axis=1)
+    # Each row stands for its share of its group.
+    share = 1 / jnp.sum(group[:, None] == group, axis=1).astype(rewards.dtype)
+    return Term(sum=jnp.sum(jnp.where(most <= least, share, 0)), weight=jnp.sum(share))
 
 
 def over_tokens(advantages: Float[Array, "b s"], segment: Int[Array, "b t"]) -> Float[Array, "b t"]:

@@ -66,6 +66,7 @@ class Sampled:
         advantages: of each token.
         mask: tokens that the policy sampled and that count.
         scale: what the tokens of a row count, from `row_scale` of the whole batch.
+        policy_scale: what each token counts in the policy term instead; None for no difference.
     """
 
     old_log_probs: Annotated[Any, "float b t"]
@@ -73,6 +74,7 @@ class Sampled:
     advantages: Annotated[Any, "float b t"]
     mask: Annotated[Any, "bool b t"]
     scale: Annotated[Any, "float b"]
+    policy_scale: Annotated[Any, "float b t"] = None
 
 
 def row_scale(
@@ -93,6 +95,19 @@ def row_scale(
         case "length_mean" | "length_sum":
             return jnp.full_like(tokens, 1 / (config.length or mask.shape[1]))
     return jnp.ones_like(tokens)
+
+
+def segment_scale(
+    mask: Bool[Array, "b t"], segment: Int[Array, "b t"], *, segments: int
+) -> Float[Array, "b t"]:
+    """What each token of the policy term counts where the means of segments are added up.
+
+    The letter of VideoP2R's equation 7; its lineage divides by the tokens of the answer, which
+    needs no `Sampled.policy_scale`.
+    """
+    inside = (segment[:, None] == jnp.arange(segments)[:, None]) & mask[:, None]
+    count = jnp.maximum(jnp.sum(inside, axis=2), 1).astype(jnp.float32)
+    return jnp.sum(jnp.where(inside, 1 / count[..., None], 0), axis=1)
 
 
 def weights(
@@ -146,9 +161,12 @@ def sums(
     if config.entropy:
         assert entropy is not None, "config.entropy wants the entropy of every token"
         tokens["entropy"] = entropy
-    scale = sampled.scale[:, None].astype(log_probs.dtype)
+    scales: dict[str, jax.Array] = dict.fromkeys(tokens, sampled.scale[:, None])
+    if sampled.policy_scale is not None:
+        scales["policy"] = sampled.policy_scale
     return {
-        name: jnp.sum(jnp.where(sampled.mask, value, 0) * scale) for name, value in tokens.items()
+        name: jnp.sum(jnp.where(sampled.mask, value * scales[name].astype(value.dtype), 0))
+        for name, value in tokens.items()
     }
 
 

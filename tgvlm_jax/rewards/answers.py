@@ -7,6 +7,8 @@ import math
 import re
 from collections.abc import Callable
 
+from tgvlm_jax.text import rouge
+
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -46,13 +48,21 @@ def ocr(answer: str, truth: str) -> float:
     return max(0.0, 1 - _edits(answer.split(), wanted) / max(1, len(wanted)))
 
 
+def free_form(answer: str, truth: str) -> float:
+    """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L, words stemmed."""
+    found, wanted = (rouge.tokens(text, stem=True) for text in (answer, truth))
+    scores = [rouge.rouge_n(found, wanted, n=n) for n in (1, 2)]
+    return (sum(scores) + rouge.rouge_l(found, wanted)) / 3
+
+
 SCORES: dict[str, Callable[[str, str], float]] = {
     "multiple choice": multiple_choice,
     "numerical": numerical,
     "regression": regression,
     "OCR": ocr,
+    "free-form": free_form,
 }
-"""By the names that the data sets give the types; free-form answers want a text metric."""
+"""By the names that the data sets give the types."""
 
 
 def read_number(text: str) -> float | None:
