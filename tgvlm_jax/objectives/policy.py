@@ -161,7 +161,8 @@ def sums(
     if config.entropy:
         assert entropy is not None, "config.entropy wants the entropy of every token"
         tokens["entropy"] = entropy
-    scales: dict[str, jax.Array] = dict.fromkeys(tokens, sampled.scale[:, None])
+    scale: jax.Array = sampled.scale[:, None]
+    scales = dict.fromkeys(tokens, scale)
     if sampled.policy_scale is not None:
         scales["policy"] = sampled.policy_scale
     return {
