@@ -216,6 +216,7 @@ def wait_for(condition, seconds=60.0):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_where_it_was(tmp_path):
     """kill -9 after the first shard file: it is kept, and the end is what one run would give."""
     script = """
@@ -242,6 +243,7 @@ shards.write_shards(videos, sys.argv[2], fps=25.0, height=34, width=80, progress
     assert len(open_shards(twice, verify="hash").video_ids) == 5
 
 
+@pytest.mark.slow
 def test_bar_on_a_terminal(tmp_path):
     script = "import sys; from tgvlm_jax.data.shards import write_shards as write;"
     script += "write(sys.argv[1:2], sys.argv[2], fps=2.0, height=34)"
@@ -256,6 +258,7 @@ def test_bar_on_a_terminal(tmp_path):
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_lines_elsewhere(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(shards_module, "_LINE_SECONDS", 0.0)
     videos = {"a": BIKES, "b": BIKES}

@@ -69,7 +69,10 @@ def alone():
     return params, gradients(params, jax.device_put(rows()))
 
 
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize(
+    "name",
+    ["fsdp4_tp2", *(pytest.param(n, marks=pytest.mark.slow) for n in MESHES if n != "fsdp4_tp2")],
+)
 def test_losses_and_gradients_equal_those_of_one_device(name, alone):
     params, (wanted, terms) = alone
     mesh = mesh_lib.make(MESHES[name])
@@ -117,7 +120,9 @@ def experiment_parts(experiment):
     return blueprint, tx
 
 
-@pytest.mark.parametrize(("name", "accumulate"), [("adamw", 2), ("muon", 1)])
+@pytest.mark.parametrize(
+    ("name", "accumulate"), [("adamw", 2), pytest.param("muon", 1, marks=pytest.mark.slow)]
+)
 def test_updates_equal_those_of_one_device(name, accumulate):
     """Three steps, so that the state that a step wrote is read by the next.
 

@@ -137,6 +137,7 @@ def test_sigterm_saves_and_the_same_run_goes_on(whole, experiment, tmp_path):
     assert_same_run(rest.params, tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_a_run_may_move_to_other_devices(whole, experiment, tmp_path):
     """Half on one device, half on four: the losses agree to rounding."""
     workdir = shutil.copytree(whole.workdir, tmp_path / "run")
