@@ -19,6 +19,10 @@ VERBS = {
         "decode videos once into frame shards",
         "tgvlm shard --videos DIR --out DIR",
     ),
+    "games": (
+        "render little films with questions whose times are known exactly",
+        "tgvlm games --out DIR --episodes 1000",
+    ),
     "train": (
         "run an experiment",
         "tgvlm train --config configs/tiny.py:frames=48 --config.optim.lr=1e-5 --workdir DIR",

@@ -1,0 +1,324 @@
+"""Little films whose every event is known to the frame: BabyAI missions, solved and rendered.
+
+In a MiniGrid room with objects and doors the BabyAI bot carries out missions one after another:
+it carries an object next to another, keeps a door open for a while, or waits at an object. What it
+carries is shown in the upper left corner. The intervals are read off the states of the world, not
+off the plan, and an episode in which the bot had to do something else on the way is thrown away.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from tgvlm_jax.types import InputError
+
+FPS = 4  # actions, and so frames, a second
+COLUMNS, ROWS, TILE = 8, 6, 16
+COLORS = ("blue", "green", "red", "yellow")
+OBJECTS = ("ball", "box", "key")
+ACTIONS = ("carry", "open", "wait")
+KINDS = (*ACTIONS, "walk")
+_TRIES = 400
+_LONGEST_WALK = 40
+_EVENT = (4, 12)  # frames, 1 to 3 s
+_LENGTH = (32, 72)  # frames of an episode, 8 to 18 s
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Event:
+    """One thing the agent does.
+
+    Attributes:
+        kind: of `KINDS`. target: color and object, such as "red ball".
+        start, end: seconds, [start, end).
+    """
+
+    kind: str
+    target: str
+    start: float
+    end: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Episode:
+    """A rendered film and what happens in it, in the order of time.
+
+    Attributes:
+        layout: the first state of the world, as a string that is equal for equal rooms.
+        missions: the sentences the agent was given.
+    """
+
+    frames: UInt8[np.ndarray, "f y x 3"]
+    layout: str
+    missions: tuple[str, ...]
+    events: tuple[Event, ...]
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return len(self.frames) / FPS
+
+
+class _Detour(Exception):
+    """The bot did something that was not asked for; the episode is thrown away."""
+
+
+def check_installed() -> None:
+    """Raises InputError where MiniGrid is not installed."""
+    try:
+        import minigrid  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f'tgvlm games needs MiniGrid ({error}); install it: pip install "tgvlm_jax[games]"'
+        ) from error
+
+
+def episode(seed: int | Sequence[int]) -> Episode:
+    """The episode of a seed: 3 or 4 missions, 8 to 18 seconds.
+
+    At least two of them are of the same kind, with other objects, and none comes twice.
+
+    Raises:
+        InputError: MiniGrid is not installed.
+    """
+    check_installed()
+    rng = np.random.default_rng(seed)
+    for _ in range(_TRIES):
+        try:
+            return _Play(rng).run()
+        # The bot says by a failed assertion that it has lost its way.
+        except (_Detour, AssertionError):
+            continue
+    raise RuntimeError(f"no episode for seed {seed} in {_TRIES} tries")
+
+
+@functools.cache
+def _room_class() -> Any:
+    """The class of the room; made when it is needed, for MiniGrid is an extra."""
+    from minigrid.core.grid import Grid
+    from minigrid.core.mission import MissionSpace
+    from minigrid.core.world_object import WorldObj
+    from minigrid.minigrid_env import MiniGridEnv
+
+    class Room(MiniGridEnv):
+        """Walls around, doors in them, objects and an agent inside."""
+
+        def __init__(self, rng: np.random.Generator):
+            self._rng = rng
+            space = MissionSpace(mission_func=lambda: "")
+            super().__init__(space, width=COLUMNS, height=ROWS, max_steps=10**6)
+
+        def _gen_grid(self, width: int, height: int) -> None:
+            self.grid = Grid(width, height)
+            self.grid.wall_rect(0, 0, width, height)
+            inside = [(x, y) for x in range(1, width - 1) for y in range(1, height - 1)]
+            walls = [(x, y) for x in range(1, width - 1) for y in (0, height - 1)]
+            walls += [(x, y) for x in (0, width - 1) for y in range(1, height - 1)]
+            doors = self._rng.permutation(walls)[:3]
+            colors = self._rng.choice(COLORS, len(doors), replace=False)
+            for cell, color in zip(doors, colors, strict=True):
+                self._put("door", str(color), cell)
+            # Nothing stands in front of a door, so that nothing need be moved away.
+            free = [one for one in inside if np.abs(doors - one).sum(axis=1).min() > 1]
+            cells = self._rng.permutation(free)
+            names = [(kind, color) for kind in OBJECTS for color in COLORS]
+            chosen = self._rng.choice(len(names), int(self._rng.integers(5, 7)), replace=False)
+            for cell, number in zip(cells, chosen, strict=False):
+                self._put(*names[number], cell)
+            self.agent_pos = tuple(int(value) for value in cells[len(chosen)])
+            self.agent_dir = int(self._rng.integers(4))
+
+        def _put(self, kind: str, color: str, cell: np.ndarray) -> None:
+            thing = _things()[kind](color)
+            self.put_obj(thing, int(cell[0]), int(cell[1]))
+
+        def room_from_pos(self, x: int, y: int) -> None:
+            """Asked for by BabyAI's descriptions, which here never name a place."""
+
+        def named(self) -> dict[str, WorldObj]:
+            """Everything there is, by color and kind."""
+            found = [cell for cell in self.grid.grid if cell and cell.type != "wall"]
+            return {f"{one.color} {one.type}": one for one in found}
+
+        def gen_obs(self) -> dict[str, Any]:
+            """What the agent sees: nobody asks, and it would take most of the time."""
+            return {}
+
+        def gen_obs_grid(self, agent_view_size: int | None = None) -> tuple[Grid, np.ndarray]:
+            """What is new to the bot: nothing, it knows the whole room."""
+            return self.grid, np.zeros((self.agent_view_size, self.agent_view_size), bool)
+
+        def picture(self) -> np.ndarray:
+            """All of the room from above; what is carried lies in the upper left corner."""
+            shown = self.grid.grid.copy()
+            shown[0] = self.carrying or shown[0]
+            agent = self.agent_pos[1] * COLUMNS + self.agent_pos[0]
+            tiles = [
+                Grid.render_tile(
+                    cell, tile_size=TILE, agent_dir=self.agent_dir if place == agent else None
+                )
+                for place, cell in enumerate(shown)
+            ]
+            rows = np.stack(tiles).astype(np.uint8).reshape(ROWS, COLUMNS, TILE, TILE, 3)
+            return rows.transpose(0, 2, 1, 3, 4).reshape(ROWS * TILE, COLUMNS * TILE, 3)
+
+    return Room
+
+
+@functools.cache
+def _things() -> dict[str, Any]:
+    from minigrid.core.world_object import Ball, Box, Door, Key
+
+    return {"ball": Ball, "box": Box, "key": Key, "door": Door}
+
+
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """What of the world matters for events, at one frame."""
+
+    carried: str | None
+    opened: frozenset[str]
+
+
+class _Play:
+    """One try at an episode."""
+
+    def __init__(self, rng: np.random.Generator):
+        self._rng = rng
+        self._room = _room_class()(rng)
+        self._room.reset()
+        self._frames: list[np.ndarray] = []
+        self._states: list[_State] = []
+        self._missions: list[str] = []
+        self._events: list[Event] = []
+
+    def run(self) -> Episode:
+        layout = self._room.hash(size=32)
+        plan = self._plan()
+        self._look()
+        self._rest(0, 7)
+        for kind, target in plan:
+            getattr(self, f"_{kind}")(target)
+            self._rest(0, 3)
+        self._rest(0, 5)
+        if not _LENGTH[0] <= len(self._frames) <= _LENGTH[1]:
+            raise _Detour
+        return Episode(
+            frames=np.stack(self._frames),
+            layout=layout,
+            missions=tuple(self._missions),
+            events=tuple(sorted(self._events, key=lambda one: one.start)),
+        )
+
+    def _plan(self) -> list[tuple[str, str]]:
+        """Kinds and targets, in the order in which they come."""
+        rng, names = self._rng, sorted(self._room.named())
+        first, second = rng.choice(ACTIONS, 2, replace=False).tolist()
+        counts = ((3, 0), (2, 1), (2, 2))[int(rng.integers(3))]
+        plan = []
+        for kind, count in zip((first, second), counts, strict=True):
+            fitting = [name for name in names if name.endswith("door") == (kind == "open")]
+            plan += [(kind, str(name)) for name in rng.choice(fitting, count, replace=False)]
+        return [plan[number] for number in rng.permutation(len(plan))]
+
+    # ------------------------------------------------------------------ one mission each
+
+    def _carry(self, target: str) -> None:
+        from minigrid.envs.babyai.core.verifier import PutNextInstr
+
+        others = [name for name in sorted(self._room.named()) if name != target]
+        goal = str(self._rng.choice([name for name in others if not name.endswith("door")]))
+        first = len(self._states) - 1
+        self._solve(
+            PutNextInstr(_described(target), _described(goal)),
+            carries=int(self._rng.integers(*_EVENT)),
+        )
+        carried = [one.carried for one in self._states]
+        begin = next(i for i in range(first, len(carried)) if carried[i])
+        if set(carried[begin:-1]) != {target} or carried[-1] is not None:
+            raise _Detour
+        self._note("walk", target, first, begin)
+        self._note("carry", target, begin, len(carried) - 1)
+
+    def _open(self, target: str) -> None:
+        from minigrid.envs.babyai.core.verifier import OpenInstr
+
+        first = len(self._states) - 1
+        self._solve(OpenInstr(_described(target)))
+        begin = len(self._states) - 1
+        if self._states[begin].opened != {target}:
+            raise _Detour
+        self._rest(_EVENT[0] - 1, _EVENT[1] - 1)
+        self._act(self._room.actions.toggle)
+        self._note("walk", target, first, begin)
+        self._note("open", target, begin, len(self._states) - 1)
+
+    def _wait(self, target: str) -> None:
+        from minigrid.envs.babyai.core.verifier import GoToInstr
+
+        first = len(self._states) - 1
+        self._solve(GoToInstr(_described(target)))
+        begin = len(self._states) - 1
+        self._rest(_EVENT[0] - 1, _EVENT[1] - 1)
+        self._note("walk", target, first, begin)
+        self._note("wait", target, begin, len(self._states))
+
+    def _note(self, kind: str, target: str, first: int, stop: int) -> None:
+        """Records frames [first, stop) as an event; a walk may be too short to be one."""
+        if stop - first < _EVENT[0]:
+            if kind == "walk":
+                return
+            raise _Detour
+        self._events.append(Event(kind=kind, target=target, start=first / FPS, end=stop / FPS))
+
+    # ------------------------------------------------------------------------- the world
+
+    def _solve(self, instruction: Any, *, carries: int = 0) -> None:
+        """Lets the bot carry out an instruction; it lingers till it has carried for some frames."""
+        from minigrid.utils.baby_ai_bot import BabyAIBot
+
+        room = self._room
+        instruction.reset_verifier(room)
+        room.instrs = instruction
+        self._missions.append(instruction.surface(room))
+        bot = BabyAIBot(room)
+        bot.vis_mask[:] = True  # the camera sees the whole room, and so does the bot
+        start = len(self._states)
+        for _ in range(_LONGEST_WALK):
+            action = bot.replan()
+            if action == room.actions.done:
+                break
+            if action == room.actions.drop:
+                held = sum(one.carried is not None for one in self._states[start:])
+                self._rest(max(0, carries - held), max(0, carries - held) + 1)
+            self._act(action)
+        else:
+            raise _Detour
+
+    def _rest(self, least: int, most: int) -> None:
+        """Stands still for [least, most) frames."""
+        for _ in range(int(self._rng.integers(least, most))):
+            self._act(self._room.actions.done)
+
+    def _act(self, action: Any) -> None:
+        self._room.step(action)
+        self._look()
+
+    def _look(self) -> None:
+        carried = self._room.carrying
+        opened = (name for name, one in self._room.named().items() if getattr(one, "is_open", 0))
+        self._frames.append(self._room.picture())
+        self._states.append(
+            _State(f"{carried.color} {carried.type}" if carried else None, frozenset(opened))
+        )
+
+
+def _described(name: str) -> Any:
+    from minigrid.envs.babyai.core.verifier import ObjDesc
+
+    color, kind = name.split()
+    return ObjDesc(kind, color)
