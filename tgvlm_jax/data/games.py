@@ -203,7 +203,7 @@ class _Play:
         self._rest(0, 7)
         for kind, target in plan:
             getattr(self, f"_{kind}")(target)
-            self._rest(0, 3)
+            self._rest(0, 5)
         self._rest(0, 5)
         if not _LENGTH[0] <= len(self._frames) <= _LENGTH[1]:
             raise _Detour
