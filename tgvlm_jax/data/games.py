@@ -136,7 +136,7 @@ def _room_class() -> Any:
             thing = _things()[kind](color)
             self.put_obj(thing, int(cell[0]), int(cell[1]))
 
-        def room_from_pos(self, x: int, y: int) -> None:
+        def room_from_pos(self, *cell: Any) -> None:
             """Asked for by BabyAI's descriptions, which here never name a place."""
 
         def named(self) -> dict[str, WorldObj]:
@@ -298,6 +298,8 @@ class _Play:
             self._act(action)
         else:
             raise _Detour
+        if not carries and any(one.carried for one in self._states[start:]):
+            raise _Detour  # something was in the way
 
     def _rest(self, least: int, most: int) -> None:
         """Stands still for [least, most) frames."""
