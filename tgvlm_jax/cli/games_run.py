@@ -135,6 +135,8 @@ def _summary(found: dict[str, list[dict[str, Any]]], told: Sequence[dict[str, An
         tasks = [one["task"] for one in records]
         parts = [f"{tasks.count(task)} {task}" for task in ("tvg", "dvc", "rar")]
         lines.append(f"  {split}: {', '.join(parts)}")
+    if not any(one["task"] == "tvg" for one in found["val"]):
+        return "\n".join([*lines, "too few films for blind baselines"])
     blind = games_questions.blind(found["val"])
     lines += [
         "answers that never look, on val, each the best there is with the truth at hand:",

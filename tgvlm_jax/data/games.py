@@ -128,8 +128,10 @@ def _room_class() -> Any:
             names = [(kind, color) for kind in OBJECTS for color in COLORS]
             chosen = self._rng.choice(len(names), int(self._rng.integers(5, 7)), replace=False)
             for cell, number in zip(cells, chosen, strict=False):
-                self._put(*names[number], cell)
-            self.agent_pos = tuple(int(value) for value in cells[len(chosen)])
+                kind, color = names[number]
+                self._put(kind, color, cell)
+            column, row = cells[len(chosen)].tolist()
+            self.agent_pos = (column, row)
             self.agent_dir = int(self._rng.integers(4))
 
         def _put(self, kind: str, color: str, cell: np.ndarray) -> None:
