@@ -22,6 +22,7 @@ COLORS = ("blue", "green", "red", "yellow")
 OBJECTS = ("ball", "box", "key")
 ACTIONS = ("carry", "open", "wait")
 KINDS = (*ACTIONS, "walk")
+_DOORS = 3
 _TRIES = 400
 _LONGEST_WALK = 40
 _EVENT = (4, 12)  # frames, 1 to 3 s
@@ -115,28 +116,7 @@ def _room_class() -> Any:
         def _gen_grid(self, width: int, height: int) -> None:
             self.grid = Grid(width, height)
             self.grid.wall_rect(0, 0, width, height)
-            inside = [(x, y) for x in range(1, width - 1) for y in range(1, height - 1)]
-            walls = [(x, y) for x in range(1, width - 1) for y in (0, height - 1)]
-            walls += [(x, y) for x in (0, width - 1) for y in range(1, height - 1)]
-            doors = self._rng.permutation(walls)[:3]
-            colors = self._rng.choice(COLORS, len(doors), replace=False)
-            for cell, color in zip(doors, colors, strict=True):
-                self._put("door", str(color), cell)
-            # Nothing stands in front of a door, so that nothing need be moved away.
-            free = [one for one in inside if np.abs(doors - one).sum(axis=1).min() > 1]
-            cells = self._rng.permutation(free)
-            names = [(kind, color) for kind in OBJECTS for color in COLORS]
-            chosen = self._rng.choice(len(names), int(self._rng.integers(5, 7)), replace=False)
-            for cell, number in zip(cells, chosen, strict=False):
-                kind, color = names[number]
-                self._put(kind, color, cell)
-            column, row = cells[len(chosen)].tolist()
-            self.agent_pos = (column, row)
-            self.agent_dir = int(self._rng.integers(4))
-
-        def _put(self, kind: str, color: str, cell: np.ndarray) -> None:
-            thing = _things()[kind](color)
-            self.put_obj(thing, int(cell[0]), int(cell[1]))
+            _furnish(self, self._rng)
 
         def room_from_pos(self, *cell: Any) -> None:
             """Asked for by BabyAI's descriptions, which here never name a place."""
@@ -154,28 +134,46 @@ def _room_class() -> Any:
             """What is new to the bot: nothing, it knows the whole room."""
             return self.grid, np.zeros((self.agent_view_size, self.agent_view_size), bool)
 
-        def picture(self) -> np.ndarray:
-            """All of the room from above; what is carried lies in the upper left corner."""
-            shown = self.grid.grid.copy()
-            shown[0] = self.carrying or shown[0]
-            agent = self.agent_pos[1] * COLUMNS + self.agent_pos[0]
-            tiles = [
-                Grid.render_tile(
-                    cell, tile_size=TILE, agent_dir=self.agent_dir if place == agent else None
-                )
-                for place, cell in enumerate(shown)
-            ]
-            rows = np.stack(tiles).astype(np.uint8).reshape(ROWS, COLUMNS, TILE, TILE, 3)
-            return rows.transpose(0, 2, 1, 3, 4).reshape(ROWS * TILE, COLUMNS * TILE, 3)
-
     return Room
 
 
-@functools.cache
-def _things() -> dict[str, Any]:
+def _furnish(room: Any, rng: np.random.Generator) -> None:
+    """Puts three doors into the walls, five or six objects and the agent inside."""
     from minigrid.core.world_object import Ball, Box, Door, Key
 
-    return {"ball": Ball, "box": Box, "key": Key, "door": Door}
+    across, down = range(1, COLUMNS - 1), range(1, ROWS - 1)
+    walls = [(x, y) for x in across for y in (0, ROWS - 1)]
+    walls += [(x, y) for x in (0, COLUMNS - 1) for y in down]
+    doors = rng.permutation(walls)[:_DOORS]
+    colors = rng.choice(COLORS, _DOORS, replace=False).tolist()
+    for (x, y), color in zip(doors.tolist(), colors, strict=True):
+        room.put_obj(Door(color), x, y)
+    # Nothing stands in front of a door, so that nothing need be moved away.
+    free = [(x, y) for x in across for y in down if np.abs(doors - (x, y)).sum(1).min() > 1]
+    cells = rng.permutation(free).tolist()
+    names = [(kind, color) for kind in (Ball, Box, Key) for color in COLORS]
+    chosen = rng.choice(len(names), int(rng.integers(5, 7)), replace=False)
+    for (x, y), number in zip(cells, chosen, strict=False):
+        kind, color = names[number]
+        room.put_obj(kind(color), x, y)
+    column, row = cells[len(chosen)]
+    room.agent_pos = (column, row)
+    room.agent_dir = int(rng.integers(4))
+
+
+def _picture(room: Any) -> UInt8[np.ndarray, "y x 3"]:
+    """All of the room from above; what is carried lies in the upper left corner."""
+    shown = room.grid.grid.copy()
+    shown[0] = room.carrying or shown[0]
+    agent = room.agent_pos[1] * COLUMNS + room.agent_pos[0]
+    tiles = [
+        room.grid.render_tile(
+            cell, tile_size=TILE, agent_dir=room.agent_dir if place == agent else None
+        )
+        for place, cell in enumerate(shown)
+    ]
+    rows = np.stack(tiles).astype(np.uint8).reshape(ROWS, COLUMNS, TILE, TILE, 3)
+    return rows.transpose(0, 2, 1, 3, 4).reshape(ROWS * TILE, COLUMNS * TILE, 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,7 +313,7 @@ class _Play:
     def _look(self) -> None:
         carried = self._room.carrying
         opened = (name for name, one in self._room.named().items() if getattr(one, "is_open", 0))
-        self._frames.append(self._room.picture())
+        self._frames.append(_picture(self._room))
         self._states.append(
             _State(f"{carried.color} {carried.type}" if carried else None, frozenset(opened))
         )
