@@ -15,7 +15,7 @@ from tgvlm_jax.data.manifest import ShardError
 from tgvlm_jax.data.pipeline import Batches, BatchMaker, collate, round_up
 from tgvlm_jax.data.pretext import AnomalyGrounding
 from tgvlm_jax.data.shards import open_shards
-from tgvlm_jax.schema import DataConfig
+from tgvlm_jax.schema import PERTURBATIONS, DataConfig, PerturbationConfig
 from tgvlm_jax.types import Batch, InputError, Sample
 
 SIZE = (12, 18)
@@ -40,11 +40,17 @@ def chat():
 def make(film, chat):
     """Makes a maker of batches; `film` or any other shards, and any change of the config."""
 
-    def make(*, shards=film, seed=0, host=0, hosts=1, **change):
+    def make(*, shards=film, seed=0, host=0, hosts=1, perturbation=None, **change):
         config = dataclasses.replace(CONFIG, **change)
         source = AnomalyGrounding(shards, config, size=SIZE, split="train", seed=seed)
         return BatchMaker(
-            source=source, chat=chat, config=config, seed=seed, host=host, hosts=hosts
+            source=source,
+            chat=chat,
+            config=config,
+            seed=seed,
+            host=host,
+            hosts=hosts,
+            perturbation=perturbation,
         )
 
     return make
@@ -87,6 +93,47 @@ def test_rows_of_all_hosts_are_the_batch(make, hosts):
         assert_same(jax.tree.map(lambda *rows: np.concatenate(rows), *parts), whole)
         lonely |= {round_up(int(part.prompt.length.max()), 8) for part in parts}
     assert len(lonely) > 1  # else this test could not fail
+
+
+@pytest.mark.parametrize("kinds", [("shift",), ("distort",), ("add",), PERTURBATIONS])
+def test_pairs_are_the_same_samples_with_a_worse_answer(make, chat, kinds):
+    maker = make(perturbation=PerturbationConfig(kinds=kinds, moment=0.1), max_events=2)
+    plain = make(max_events=2)
+    for step in range(4):
+        pairs, wanted = maker(step), plain(step)
+        assert_same(pairs.prompt, wanted.prompt)
+        width = pairs.response.tokens.shape[1]
+        assert pairs.rejected.tokens.shape[1] == width
+        for good, bad in zip(rows(pairs.response), rows(pairs.rejected), strict=True):
+            text, worse = (chat.decode(one.tokens[one.mask].tolist()) for one in (good, bad))
+            spans, others = (one.spans[one.evidence_mask] for one in (good, bad))
+            assert text != worse or not np.array_equal(spans, others)
+            assert text != worse or kinds != ("distort",)
+            assert kinds != ("add",) or len(others) == 2 * len(spans) == 4
+            assert kinds != ("shift",) or text == worse
+        np.testing.assert_array_equal(pairs.scored, pairs.response.mask)
+        np.testing.assert_array_equal(pairs.rejected_scored, pairs.rejected.mask)
+        np.testing.assert_array_equal(
+            pairs.response.tokens[:, : wanted.response.tokens.shape[1]], wanted.response.tokens
+        )
+
+
+def test_pairs_of_all_hosts_are_the_batch(make):
+    worse = PerturbationConfig(kinds=("distort", "shift"))
+    parts = [make(host=host, hosts=2, perturbation=worse)(3) for host in range(2)]
+    whole = make(perturbation=worse)(3)
+    assert_same(jax.tree.map(lambda *rows: np.concatenate(rows), *parts), whole)
+
+
+def test_answers_that_cannot_be_made_worse_say_so(make):
+    with pytest.raises(InputError, match=r"no worse answer.*objective\.perturbation\.kinds"):
+        make(perturbation=PerturbationConfig(kinds=("merge", "delete")))(0)
+
+
+def rows(tree):
+    """One tree a row."""
+    count = len(jax.tree.leaves(tree)[0])
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(count)]
 
 
 def test_buckets_of_frames_are_drawn_by_step(make):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from tgvlm_jax.data import annotations, preference
-from tgvlm_jax.data.preference import KINDS, TEMPORAL, Perturbation, key_words, reject
+from tgvlm_jax.data.preference import TEMPORAL, Grounded, key_words, reject
 from tgvlm_jax.grounding import spans as span_lib
+from tgvlm_jax.schema import PERTURBATIONS, PerturbationConfig
 from tgvlm_jax.types import InputError
 
 WORDS = ("fence", "violin", "climbs", "purple")
@@ -22,7 +23,8 @@ def annotation(answer, spans, *, duration=90.0):
             {"from": "gpt", "value": answer},
         ],
     }
-    return annotations.parse(record, where="test")
+    made = annotations.parse(record, where="test")
+    return Grounded(answer=made.answer, spans=made.spans, end=made.duration)
 
 
 ONE = annotation("<evi></evi> The event happens in <evi>.", [(12, 20)])
@@ -40,7 +42,7 @@ ALL = {"one": ONE, "list": LIST, "captions": CAPTIONS, "plain": PLAIN}
 
 
 def rejections(one, kind, *, seeds=range(40), **settings):
-    config = Perturbation(kinds=(kind,), **settings)
+    config = PerturbationConfig(kinds=(kind,), **settings)
     found = [reject(one, config, seed=seed, words=WORDS) for seed in seeds]
     return [made for made in found if made is not None]
 
@@ -49,7 +51,7 @@ def spoken(answer):
     return answer.partition("</evi>")[2]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PERTURBATIONS)
 @pytest.mark.parametrize("name", ALL)
 def test_every_rejection_is_well_formed_and_worse_in_one_way(name, kind):
     one = ALL[name]
@@ -63,7 +65,7 @@ def test_every_rejection_is_well_formed_and_worse_in_one_way(name, kind):
             {
                 "task": "dvc",
                 "video": "a.mp4",
-                "duration": one.duration,
+                "duration": one.end,
                 "tgt": found.spans.ravel().tolist(),
                 "conversations": [
                     {"from": "human", "value": "What happens?"},
@@ -80,7 +82,7 @@ def test_every_rejection_is_well_formed_and_worse_in_one_way(name, kind):
 
 
 def test_the_same_seed_makes_the_same_answer():
-    config = Perturbation()
+    config = PerturbationConfig()
     for seed in range(10):
         a, b = (reject(CAPTIONS, config, seed=[7, seed], words=WORDS) for _ in range(2))
         assert (a.kind, a.answer) == (b.kind, b.answer)
@@ -95,7 +97,7 @@ def test_a_shift_moves_one_event_far_enough(strength):
         assert len(changed) == 1
         before, after = (x.spans[changed[0]] for x in (CAPTIONS, made))
         assert float(span_lib.iou(before, after)) <= 1 - strength + 1e-9
-        assert 0 <= after[0] <= after[1] <= CAPTIONS.duration
+        assert 0 <= after[0] <= after[1] <= CAPTIONS.end
 
 
 def test_whole_seconds_stay_whole():
@@ -137,19 +139,23 @@ def test_a_distortion_replaces_key_words_alone():
         assert 1 <= len(changed) <= 4
         assert all(b in WORDS and a not in {"the", "a"} for a, b in changed)
     assert not rejections(CAPTIONS, "distort", seeds=()), "no seeds, no answers"
-    assert reject(CAPTIONS, Perturbation(kinds=("distort",)), seed=0) is None  # no words to put in
+    assert (
+        reject(CAPTIONS, PerturbationConfig(kinds=("distort",)), seed=0) is None
+    )  # no words to put in
 
 
 def test_kinds_are_drawn_by_their_probabilities():
-    config = Perturbation(kinds=("shift", "merge"), probabilities=(0.9, 0.1))
+    config = PerturbationConfig(kinds=("shift", "merge"), probabilities=(0.9, 0.1))
     drawn = [reject(LIST, config, seed=seed).kind for seed in range(300)]
     assert 0.83 < drawn.count("shift") / 300 < 0.96
     # What does not apply gives way to what does.
-    assert reject(ONE, Perturbation(kinds=("merge", "shift"), probabilities=(1, 0)), seed=0).kind
+    assert reject(
+        ONE, PerturbationConfig(kinds=("merge", "shift"), probabilities=(1, 0)), seed=0
+    ).kind
 
 
 def test_words_to_put_in():
-    assert key_words([CAPTIONS, PLAIN]) == [
+    assert key_words([CAPTIONS.answer, PLAIN.answer]) == [
         "ball", "boy", "cat", "door", "kicks", "man", "milk", "opens", "pours", "red", "sleeps",
         "woman",
     ]  # fmt: skip
@@ -165,9 +171,9 @@ def test_words_to_put_in():
 )
 def test_settings_that_cannot_be(settings, says):
     with pytest.raises(InputError, match=says):
-        Perturbation(**settings)
+        PerturbationConfig(**settings)
 
 
 def test_a_video_full_of_events_leaves_no_room():
     full = annotation("<evi></evi> It is in <evi>.", [(0, 2)], duration=2.0)
-    assert preference.reject(full, Perturbation(kinds=("shift", "add")), seed=1) is None
+    assert preference.reject(full, PerturbationConfig(kinds=("shift", "add")), seed=1) is None

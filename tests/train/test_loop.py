@@ -16,7 +16,9 @@ import pytest
 
 from tgvlm_jax.data.chat import load_chat
 from tgvlm_jax.data.pipeline import Batches
-from tgvlm_jax.schema import MeshConfig, OptimConfig
+from tgvlm_jax.models import parameters
+from tgvlm_jax.objectives import fpo as preferred
+from tgvlm_jax.schema import FpoConfig, MeshConfig, OptimConfig, PerturbationConfig
 from tgvlm_jax.train import loop
 from tgvlm_jax.train.checkpoint import Checkpoints
 from tgvlm_jax.train.metrics import read_metrics
@@ -175,3 +177,30 @@ def test_what_is_wrong_is_said_before_anything_is_written(experiment, shards, tm
         with pytest.raises(InputError, match=says):
             loop.train(dataclasses.replace(experiment, **change), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def margin(experiment, params):
+    """Of the first batch, in log-probability."""
+    chat = load_chat(experiment.data.tokenizer, experiment.data.template)
+    with contextlib.closing(loop.batches(experiment, chat)) as data:
+        batch = next(data)
+    model = parameters.blueprint(experiment.model).build(jax.device_put(params))
+    found = jax.jit(lambda batch: preferred.sums(model, batch, config=experiment.objective))(batch)
+    return float(found["margin"])
+
+
+def test_preferences_are_learned_from_a_finished_run(whole, experiment, tmp_path):
+    """FPO goes on from SFT: its margin grows, it compiles once a bucket, and it resumes exactly."""
+    objective = FpoConfig(beta=1.0, perturbation=PerturbationConfig(kinds=("shift",), moment=0.1))
+    train = dataclasses.replace(experiment.train, init_from=str(whole.workdir))
+    optim = OptimConfig(lr=1e-2, warmup_steps=1)
+    fpo = dataclasses.replace(experiment, objective=objective, train=train, optim=optim)
+    trained = loop.train(fpo, tmp_path / "whole")
+    records = read_metrics(tmp_path / "whole" / "metrics.jsonl")
+    assert records[-1]["compiles"] == len(set(buckets(fpo)))
+    assert margin(fpo, trained.params) > margin(fpo, whole.params)
+    with sigterm_at(3), pytest.raises(loop.Preempted):
+        loop.train(fpo, tmp_path / "again")
+    rest = loop.train(fpo, tmp_path / "again")
+    assert rest.ran == 5
+    assert logged(tmp_path / "again") == logged(tmp_path / "whole")

@@ -13,14 +13,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from tgvlm_jax.data.annotations import EVIDENCE, EVIDENCE_END, Annotation
+from tgvlm_jax.data.annotations import EVIDENCE, EVIDENCE_END
 from tgvlm_jax.grounding import spans as span_lib
-from tgvlm_jax.types import InputError
+from tgvlm_jax.schema import PerturbationConfig
 
 Spans = Float64[np.ndarray, "e 2"]
 TEMPORAL = ("shift", "add", "delete", "merge")
 TEXTUAL = ("distort", "repeat")
-KINDS = (*TEMPORAL, *TEXTUAL)
 _TRIES = 20
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _SMALL_WORDS = """
@@ -32,34 +31,18 @@ _SMALL = frozenset(_SMALL_WORDS.split())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Perturbation:
-    """How answers are made worse.
+class Grounded:
+    """A good answer: text with its evidence, spans, and the seconds that events may lie in."""
 
-    Attributes:
-        kinds: which of `KINDS` are drawn. probabilities: of each, alike when empty.
-        strength: of a shift, the overlap (IoU) it leaves at most is 1 - strength; of a
-            distortion, the share of an event's key words that change.
-        moment: seconds, the shortest event that is added or left by a shift.
-    """
-
-    kinds: tuple[str, ...] = KINDS
-    probabilities: tuple[float, ...] = ()
-    strength: float = 0.7
-    moment: float = 1.0
-
-    def __post_init__(self):
-        unknown = [kind for kind in self.kinds if kind not in KINDS]
-        if unknown or not self.kinds:
-            raise InputError(f"kinds {self.kinds}: give some of {', '.join(KINDS)}")
-        if self.probabilities and len(self.probabilities) != len(self.kinds):
-            raise InputError(f"{len(self.probabilities)} probabilities for {len(self.kinds)} kinds")
-        if not 0 < self.strength <= 1:
-            raise InputError(f"strength={self.strength} must lie in (0, 1]")
+    answer: str
+    spans: Spans
+    start: float = 0.0
+    end: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rejection:
-    """An answer that is worse than the one of the annotation, in one way."""
+    """An answer that is worse than the good one, in one way."""
 
     kind: str
     answer: str
@@ -91,8 +74,8 @@ def _spoken(answer: str) -> _Spoken:
 
 
 def reject(
-    annotation: Annotation,
-    config: Perturbation,
+    good: Grounded,
+    config: PerturbationConfig,
     *,
     seed: int | Sequence[int],
     words: Sequence[str] = (),
@@ -100,7 +83,7 @@ def reject(
     """One rejected answer, never equal to the good one; None where no kind applies.
 
     Args:
-        annotation: a grounded answer. config: kinds and strength.
+        good: what is preferred. config: kinds and strength.
         seed: the same seed makes the same answer.
         words: words of other answers, that a distortion may put in.
     """
@@ -113,28 +96,28 @@ def reject(
     )
     for number in order:
         kind = config.kinds[number]
-        if not len(annotation.spans):  # nothing is grounded: text is all that can be worse
+        if not len(good.spans):  # nothing is grounded: text is all that can be worse
             if kind not in TEXTUAL:
                 continue
-            made = _textual_alone(annotation, config, rng, kind, words)
+            made = _textual_alone(good, config, rng, kind, words)
         elif kind in TEMPORAL:
-            made = _TEMPORAL[kind](annotation, config, rng)
+            made = _TEMPORAL[kind](good, config, rng)
         else:
-            made = _TEXTUAL[kind](annotation, config, rng, words)
-        if made is not None and not _same(annotation, made):
+            made = _TEXTUAL[kind](good, config, rng, words)
+        if made is not None and not _same(good, made):
             return dataclasses.replace(made, kind=kind)
     return None
 
 
-def _chances(config: Perturbation) -> np.ndarray | None:
+def _chances(config: PerturbationConfig) -> np.ndarray | None:
     if not config.probabilities:
         return None
     chances = np.asarray(config.probabilities, np.float64) + 1e-9
     return chances / chances.sum()
 
 
-def _same(annotation: Annotation, made: Rejection) -> bool:
-    return made.answer == annotation.answer and np.array_equal(made.spans, annotation.spans)
+def _same(good: Grounded, made: Rejection) -> bool:
+    return made.answer == good.answer and np.array_equal(made.spans, good.spans)
 
 
 def _made(spoken: _Spoken, spans: Spans) -> Rejection:
@@ -145,28 +128,26 @@ def _made(spoken: _Spoken, spans: Spans) -> Rejection:
 
 
 def _shift(
-    annotation: Annotation, config: Perturbation, rng: np.random.Generator
+    good: Grounded, config: PerturbationConfig, rng: np.random.Generator
 ) -> Rejection | None:
     """One event elsewhere, with another length: it overlaps little with where it was."""
-    spans = annotation.spans.copy()
+    spans = good.spans.copy()
     number = int(rng.integers(len(spans)))
-    moved = _elsewhere(spans[number : number + 1], annotation.duration, config, rng)
+    moved = _elsewhere(spans[number : number + 1], good, config, rng)
     if moved is None:
         return None
     spans[number] = moved
-    return Rejection(kind="", answer=annotation.answer, spans=spans)
+    return Rejection(kind="", answer=good.answer, spans=spans)
 
 
-def _add(
-    annotation: Annotation, config: Perturbation, rng: np.random.Generator
-) -> Rejection | None:
+def _add(good: Grounded, config: PerturbationConfig, rng: np.random.Generator) -> Rejection | None:
     """An event that is none, between the others in time, with the words of one of them."""
-    spans = annotation.spans
-    new = _elsewhere(spans, annotation.duration, config, rng)
+    spans = good.spans
+    new = _elsewhere(spans, good, config, rng)
     if new is None:
         return None
     place = int(np.searchsorted(spans[:, 0], new[0]))
-    spoken = _spoken(annotation.answer)
+    spoken = _spoken(good.answer)
     tails = list(spoken.tails)
     if spoken.captions:
         tails.insert(place, tails[int(rng.integers(len(tails)))])
@@ -176,27 +157,27 @@ def _add(
 
 
 def _delete(
-    annotation: Annotation, config: Perturbation, rng: np.random.Generator
+    good: Grounded, config: PerturbationConfig, rng: np.random.Generator
 ) -> Rejection | None:
     """One event is left out; at least one stays."""
-    if len(annotation.spans) < 2:
+    if len(good.spans) < 2:
         return None
-    number = int(rng.integers(len(annotation.spans)))
-    spoken = _without(_spoken(annotation.answer), number)
-    return _made(spoken, np.delete(annotation.spans, number, 0))
+    number = int(rng.integers(len(good.spans)))
+    spoken = _without(_spoken(good.answer), number)
+    return _made(spoken, np.delete(good.spans, number, 0))
 
 
 def _merge(
-    annotation: Annotation, config: Perturbation, rng: np.random.Generator
+    good: Grounded, config: PerturbationConfig, rng: np.random.Generator
 ) -> Rejection | None:
     """Two neighbours become one event that spans both, with the words of the first."""
-    if len(annotation.spans) < 2:
+    if len(good.spans) < 2:
         return None
-    number = int(rng.integers(len(annotation.spans) - 1))
-    spans = np.delete(annotation.spans, number + 1, 0)
-    spans[number, 1] = annotation.spans[number : number + 2, 1].max()
-    spans[number, 0] = annotation.spans[number : number + 2, 0].min()
-    return _made(_without(_spoken(annotation.answer), number + 1), spans)
+    number = int(rng.integers(len(good.spans) - 1))
+    spans = np.delete(good.spans, number + 1, 0)
+    spans[number, 1] = good.spans[number : number + 2, 1].max()
+    spans[number, 0] = good.spans[number : number + 2, 0].min()
+    return _made(_without(_spoken(good.answer), number + 1), spans)
 
 
 def _without(spoken: _Spoken, number: int) -> _Spoken:
@@ -207,18 +188,19 @@ def _without(spoken: _Spoken, number: int) -> _Spoken:
 
 
 def _elsewhere(
-    spans: Spans, duration: float, config: Perturbation, rng: np.random.Generator
+    spans: Spans, good: Grounded, config: PerturbationConfig, rng: np.random.Generator
 ) -> np.ndarray | None:
     """An interval in whole seconds, if the others are, that overlaps with none of them by much."""
     whole = bool(np.all(spans == np.round(spans)))
     longest = max(float(np.max(spans[:, 1] - spans[:, 0])), config.moment)
+    room = good.end - good.start
     for _ in range(_TRIES):
         length = float(rng.uniform(0.5, 1.5)) * longest
-        length = float(np.clip(length, config.moment, max(duration, config.moment)))
-        start = float(rng.uniform(0, max(duration - length, 0)))
-        found = np.asarray([start, min(start + length, duration)])
+        length = float(np.clip(length, config.moment, max(room, config.moment)))
+        start = good.start + float(rng.uniform(0, max(room - length, 0)))
+        found = np.asarray([start, min(start + length, good.end)])
         found = np.round(found) if whole else found
-        if found[1] > duration or found[0] > found[1]:
+        if found[1] > good.end or found[0] > found[1]:
             continue
         overlaps = span_lib.pairwise_iou(found[None], spans)
         if float(overlaps.max()) <= 1 - config.strength and not np.any(np.all(spans == found, 1)):
@@ -230,10 +212,10 @@ def _elsewhere(
 
 
 def _distort(
-    annotation: Annotation, config: Perturbation, rng: np.random.Generator, words: Sequence[str]
+    good: Grounded, config: PerturbationConfig, rng: np.random.Generator, words: Sequence[str]
 ) -> Rejection | None:
     """Key words of one event give way to others."""
-    spoken = _spoken(annotation.answer)
+    spoken = _spoken(good.answer)
     number = int(rng.integers(len(spoken.tails)))
     parts = [spoken.head, *spoken.tails]
     place = number + 1 if spoken.captions else 0
@@ -241,45 +223,45 @@ def _distort(
     if changed is None:
         return None
     parts[place] = changed
-    return _made(_Spoken(head=parts[0], tails=tuple(parts[1:])), annotation.spans)
+    return _made(_Spoken(head=parts[0], tails=tuple(parts[1:])), good.spans)
 
 
 def _repeat(
-    annotation: Annotation, config: Perturbation, rng: np.random.Generator, words: Sequence[str]
+    good: Grounded, config: PerturbationConfig, rng: np.random.Generator, words: Sequence[str]
 ) -> Rejection | None:
     """What is said of one event is said of all of them, or twice where there is only one."""
-    spoken = _spoken(annotation.answer)
+    spoken = _spoken(good.answer)
     number = int(rng.integers(len(spoken.tails)))
     tail = spoken.tails[number]
     if spoken.captions and len(set(spoken.tails)) > 1:
         tails = (tail,) * len(spoken.tails)
-        return _made(dataclasses.replace(spoken, tails=tails), annotation.spans)
+        return _made(dataclasses.replace(spoken, tails=tails), good.spans)
     parts = [spoken.head, *spoken.tails]
     place = max(range(len(parts)), key=lambda i: len(_WORD.findall(parts[i])))
     if not _WORD.search(parts[place]):
         return None
     parts[place] = f"{parts[place].rstrip()} {parts[place].strip()} "
-    return _made(_Spoken(head=parts[0], tails=tuple(parts[1:])), annotation.spans)
+    return _made(_Spoken(head=parts[0], tails=tuple(parts[1:])), good.spans)
 
 
 def _textual_alone(
-    annotation: Annotation,
-    config: Perturbation,
+    good: Grounded,
+    config: PerturbationConfig,
     rng: np.random.Generator,
     kind: str,
     words: Sequence[str],
 ) -> Rejection | None:
     """A worse text for an answer that grounds nothing."""
-    head, end, text = annotation.answer.partition(EVIDENCE_END)
+    head, end, text = good.answer.partition(EVIDENCE_END)
     text = text if end else head
     made = f"{text} {text.strip()}" if kind == "repeat" else _distorted(text, config, rng, words)
     if made is None:
         return None
-    return Rejection(kind=kind, answer=f"{end}{made}", spans=annotation.spans)
+    return Rejection(kind=kind, answer=f"{end}{made}", spans=good.spans)
 
 
 def _distorted(
-    text: str, config: Perturbation, rng: np.random.Generator, words: Sequence[str]
+    text: str, config: PerturbationConfig, rng: np.random.Generator, words: Sequence[str]
 ) -> str | None:
     """A share of the key words replaced by other ones; None where there is nothing to replace."""
     found = [match for match in _WORD.finditer(text) if match[0].lower() not in _SMALL]
@@ -295,12 +277,12 @@ def _distorted(
     return text
 
 
-def key_words(annotations: Sequence[Annotation]) -> list[str]:
+def key_words(answers: Sequence[str]) -> list[str]:
     """Words that distortions may put in: those of all spoken answers, without the small ones."""
     found = {
         word
-        for one in annotations
-        for word in _WORD.findall(one.answer.partition(EVIDENCE_END)[2].replace(EVIDENCE, " "))
+        for answer in answers
+        for word in _WORD.findall(answer.partition(EVIDENCE_END)[2].replace(EVIDENCE, " "))
         if word.lower() not in _SMALL and word.islower()
     }
     return sorted(found)

@@ -6,6 +6,7 @@ seed and i, so any sample can be made again, by any worker, in any order.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from jaxtyping import Int64, UInt8
 from tgvlm_jax.data.anomalies import perturb
 from tgvlm_jax.data.augment import draw_look, resize
 from tgvlm_jax.data.chat import EVIDENCE, EVIDENCE_END
+from tgvlm_jax.data.preference import key_words
 from tgvlm_jax.data.shards import FrameShards
 from tgvlm_jax.grounding import spans
 from tgvlm_jax.schema import DataConfig
@@ -63,6 +65,9 @@ def sentences() -> list[str]:
     """Everything that can be asked or answered."""
     asked = [question(kind, form=i) for kind in _PHRASES for i in range(len(_QUESTIONS))]
     return asked + [answer(kind) for kind in _PHRASES]
+
+
+_WORDS = tuple(key_words([answer(kind) for kind in _PHRASES]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,6 +134,11 @@ class AnomalyGrounding:
                     "(data.frames), a wider part (data.train_span, data.eval_span), or shard at "
                     "another fps"
                 )
+
+    @property
+    def words(self) -> Sequence[str]:
+        """Key words of all answers."""
+        return _WORDS
 
     def __reduce__(self) -> tuple[Any, ...]:
         keywords = {"size": self.size, "split": self.split, "seed": self.seed}

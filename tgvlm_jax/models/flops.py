@@ -6,10 +6,12 @@ from collections.abc import Collection
 
 from tgvlm_jax.models import parameters
 from tgvlm_jax.schema import ModelConfig, QwenVisionConfig, TinyVitConfig
-from tgvlm_jax.types import Batch, Frames, PatchRows
+from tgvlm_jax.types import Batch, Frames, PatchRows, PreferenceBatch
 
 
-def per_step(config: ModelConfig, batch: Batch, *, trained: Collection[str]) -> float:
+def per_step(
+    config: ModelConfig, batch: Batch | PreferenceBatch, *, trained: Collection[str]
+) -> float:
     """FLOPs of forward and backward: matrix products and attention scores.
 
     Padding is counted: the device works on it. The output head runs on the response only. A
@@ -21,7 +23,11 @@ def per_step(config: ModelConfig, batch: Batch, *, trained: Collection[str]) -> 
         trained: names of the parameters that have a gradient.
     """
     b, p = batch.prompt.tokens.shape
-    t = batch.response.tokens.shape[1]
+    answers = [batch.response]
+    if isinstance(batch, PreferenceBatch):
+        answers.append(batch.rejected)
+    lengths = [one.tokens.shape[1] for one in answers]
+    t = sum(lengths)
     learns = any(name.startswith("tower.") for name in trained)
     through = {"tower": 2 if learns else 1, "decoder": 2, "evidence": 2}
     total = 0.0
@@ -35,11 +41,12 @@ def per_step(config: ModelConfig, batch: Batch, *, trained: Collection[str]) -> 
     factor = 2 + (f"{head}.table" in trained)
     total += factor * 2 * b * t * decoder.vocab_size * decoder.width
     heads = decoder.heads * decoder.head_size
-    total += 3 * 4 * decoder.layers * b * heads * (p * p + t * (p + t))
+    seen = p * p + sum(length * (p + length) for length in lengths)
+    total += 3 * 4 * decoder.layers * b * heads * seen
     return total + (3 if learns else 1) * _tower_scores(config, batch)
 
 
-def _visual(config: ModelConfig, batch: Batch) -> dict[str, float]:
+def _visual(config: ModelConfig, batch: Batch | PreferenceBatch) -> dict[str, float]:
     """How often the matrices are used whose names begin so, the more special first."""
     visual, tower = batch.prompt.visual, config.tower
     if isinstance(visual, Frames) and isinstance(tower, TinyVitConfig):
@@ -56,7 +63,7 @@ def _visual(config: ModelConfig, batch: Batch) -> dict[str, float]:
     return {}
 
 
-def _tower_scores(config: ModelConfig, batch: Batch) -> float:
+def _tower_scores(config: ModelConfig, batch: Batch | PreferenceBatch) -> float:
     """Attention scores of a tower in which a patch sees many; among a few they do not count."""
     visual, tower = batch.prompt.visual, config.tower
     if not isinstance(visual, PatchRows) or not isinstance(tower, QwenVisionConfig):

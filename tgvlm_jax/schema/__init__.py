@@ -7,6 +7,7 @@ result back into an `Experiment`, and everything below the command line sees onl
 
 from tgvlm_jax.schema.experiment import (
     ANOMALY_KINDS,
+    PERTURBATIONS,
     DataConfig,
     EvalConfig,
     Experiment,
@@ -14,6 +15,7 @@ from tgvlm_jax.schema.experiment import (
     GroupConfig,
     MeshConfig,
     OptimConfig,
+    PerturbationConfig,
     SamplingConfig,
     SftConfig,
     TrainConfig,
@@ -42,6 +44,7 @@ __all__ = [
     "ANOMALY_KINDS",
     "CLIP_MEAN",
     "CLIP_STD",
+    "PERTURBATIONS",
     "AdvantageConfig",
     "CompressorConfig",
     "CreditConfig",
@@ -58,6 +61,7 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "OptimConfig",
+    "PerturbationConfig",
     "PolicyConfig",
     "QformerConfig",
     "QwenVisionConfig",

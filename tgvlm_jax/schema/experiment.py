@@ -23,6 +23,9 @@ ANOMALY_KINDS = (
 )
 
 
+PERTURBATIONS = ("shift", "add", "delete", "merge", "distort", "repeat")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where samples come from and how they are cut into batches.
@@ -95,6 +98,33 @@ class SftConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PerturbationConfig:
+    """How good answers are made worse (D2VLM 3.4).
+
+    Attributes:
+        kinds: which of `PERTURBATIONS` are drawn.
+        probabilities: of each of `kinds`, alike when empty.
+        strength: of a shift, the overlap (IoU) it leaves at most is 1 - strength; of a
+            distortion, the share of an event's key words that change.
+        moment: seconds, the shortest event that is added or left by a shift.
+    """
+
+    kinds: tuple[str, ...] = PERTURBATIONS
+    probabilities: tuple[float, ...] = ()
+    strength: float = 0.7
+    moment: float = 1.0
+
+    def __post_init__(self):
+        unknown = [kind for kind in self.kinds if kind not in PERTURBATIONS]
+        if unknown or not self.kinds:
+            raise InputError(f"kinds {self.kinds}: give some of {', '.join(PERTURBATIONS)}")
+        if self.probabilities and len(self.probabilities) != len(self.kinds):
+            raise InputError(f"{len(self.probabilities)} probabilities for {len(self.kinds)} kinds")
+        if not 0 < self.strength <= 1:
+            raise InputError(f"strength={self.strength} must lie in (0, 1]")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FpoConfig:
     """Factorised preference optimisation (D2VLM 3.1), and its relatives.
 
@@ -108,6 +138,7 @@ class FpoConfig:
         grounding_in_preference: whether spans count in the preference, beside tokens.
         reference: "none", or "base": margins are counted from those of the model without its
             adapters. With it, and without the grounding and supervised terms, this is plain DPO.
+        perturbation: how the answers that are not preferred are made.
     """
 
     kind: Literal["fpo"] = "fpo"
@@ -120,6 +151,7 @@ class FpoConfig:
     preference_alpha: float = 2.0
     grounding_in_preference: bool = True
     reference: Literal["none", "base"] = "none"
+    perturbation: PerturbationConfig = PerturbationConfig()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

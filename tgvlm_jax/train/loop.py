@@ -27,7 +27,7 @@ from tgvlm_jax.schema import Experiment, FpoConfig
 from tgvlm_jax.train import checkpoint, model_folder, optim, state
 from tgvlm_jax.train.metrics import CompileCounter, MetricsWriter, Stopwatch, divide
 from tgvlm_jax.train.step import make_step
-from tgvlm_jax.types import Batch, InputError
+from tgvlm_jax.types import Batch, InputError, PreferenceBatch
 
 
 class Preempted(Exception):
@@ -58,7 +58,7 @@ def check(experiment: Experiment, chat: Chat) -> None:
 
 def batches(experiment: Experiment, chat: Chat) -> Batches:
     """The training data of an experiment, this host's part."""
-    config = experiment.data
+    config, objective = experiment.data, experiment.objective
     source = AnomalyGrounding(
         open_shards(config.shards),
         config,
@@ -73,6 +73,7 @@ def batches(experiment: Experiment, chat: Chat) -> Batches:
         seed=experiment.seed,
         host=jax.process_index(),
         hosts=jax.process_count(),
+        perturbation=objective.perturbation if isinstance(objective, FpoConfig) else None,
     )
     return Batches(maker, steps=experiment.train.steps)
 
@@ -194,7 +195,7 @@ class _Loop:
                 raise Preempted(f"stopped at step {number} of {total}; start again to go on")
         return Trained(params=current.params, ran=total - first)
 
-    def _next(self, data: Batches) -> tuple[Batch, float]:
+    def _next(self, data: Batches) -> tuple[Batch | PreferenceBatch, float]:
         """The next batch on the devices, and how long they stood idle for want of it."""
         start = time.monotonic()
         host = next(data)
@@ -205,7 +206,7 @@ class _Loop:
             jax.block_until_ready(self.pending[-2][1]["grad_norm"])  # run one step ahead, no more
         return batch, 0.0 if busy else waited
 
-    def _timing(self, batch: Batch, waited: float) -> dict[str, float]:
+    def _timing(self, batch: Batch | PreferenceBatch, waited: float) -> dict[str, float]:
         self.watch.step(waited=waited)
         frames = math.prod(jax.tree.leaves(batch.prompt.visual)[0].shape[:2])
         work = flops.per_step(self.experiment.model, batch, trained=self.trained)

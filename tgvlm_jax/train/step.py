@@ -16,7 +16,7 @@ from tgvlm_jax.objectives import fpo, sft
 from tgvlm_jax.schema import Experiment, FpoConfig
 from tgvlm_jax.train import optim
 from tgvlm_jax.train.state import TrainState
-from tgvlm_jax.types import Batch
+from tgvlm_jax.types import Batch, PreferenceBatch
 
 Metrics = dict[str, jax.Array]
 _DROPOUT = 1  # of the streams of random numbers; 0 is that of the initial parameters
@@ -92,13 +92,13 @@ def _split(x: jax.Array, count: int) -> jax.Array:
 
 def make_step(
     blueprint: Blueprint, tx: optax.GradientTransformation, experiment: Experiment
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Batch | PreferenceBatch], tuple[TrainState, Metrics]]:
     """The jitted step; the old state's memory is reused for the new one.
 
     Its metrics are `<term>.sum` and `<term>.weight` of every loss term, and `grad_norm`.
     """
 
-    def step(state: TrainState, batch: Batch):
+    def step(state: TrainState, batch: Batch | PreferenceBatch):
         key = jax.random.fold_in(jax.random.fold_in(state.key, _DROPOUT), state.step)
         setting = {"blueprint": blueprint, "experiment": experiment}
         grads, terms = gradients(state.params, batch, key, **setting)
