@@ -6,7 +6,10 @@ helper here does nothing when no mesh is set, so that one device runs the same c
 """
 
 import contextlib
+import functools
 import math
+import re
+import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -122,8 +125,23 @@ def shard(x: Shaped[Array, "..."], *names: str | None) -> Shaped[Array, "..."]:
 def einsum(
     formula: str, x: Num[Array, "..."], y: Num[Array, "..."], *, out: Sequence[str | None]
 ) -> Num[Array, "..."]:
-    """einsum of two operands whose result is laid out by the logical axes `out`."""
-    return jnp.einsum(formula, x, y, out_sharding=spec(*out))
+    """einsum of two operands whose result is laid out by the logical axes `out`.
+
+    The axes that are summed are taken in the order in which `y` (a weight) has them: jnp.einsum
+    would take them by alphabet, and so turn a weight whose letters stand in another order.
+    """
+    return jnp.einsum(_in_order_of_y(formula), x, y, out_sharding=spec(*out))
+
+
+@functools.cache
+def _in_order_of_y(formula: str) -> str:
+    """The formula, with other letters if those that are summed are not in alphabetical order."""
+    x, y, result = re.split(",|->", formula)
+    summed = [axis for axis in y if axis not in result]
+    if summed == sorted(summed):
+        return formula
+    names = dict(zip(dict.fromkeys(y + x), string.ascii_lowercase, strict=False))
+    return "{},{}->{}".format(*("".join(names[axis] for axis in part) for part in (x, y, result)))
 
 
 def reshape(

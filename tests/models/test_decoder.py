@@ -105,7 +105,7 @@ def test_two_passes_equal_one(params, x, mask):
     def split(params):
         first = run(CONFIG, params, x[:, :3], mask[:, :3, :3], POSITIONS[:, :3])
         # A slot of the first pass that is not filled, as right padding leaves it.
-        kv = jax.tree.map(lambda z: jnp.concatenate([z, z[:, :, :1]], axis=2), first.kv)
+        kv = jax.tree.map(lambda z: jnp.concatenate([z, z[..., :1, :]], axis=3), first.kv)
         earlier = Earlier(kv=kv, mask=jnp.broadcast_to(jnp.arange(4) < 3, (B, 4)))
         return run(CONFIG, params, x[:, 3:], mask[:, 3:, 3:], POSITIONS[:, 3:], earlier)
 

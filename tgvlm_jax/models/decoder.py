@@ -15,14 +15,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tgvlm_jax import mesh
 from tgvlm_jax.models.layers import Embedding, Linear, RMSNorm, stack
-from tgvlm_jax.ops.attention import KeyValues, attend, earlier_mask
+from tgvlm_jax.ops.attention import PRODUCT, KeyValues, attend, earlier_mask
 from tgvlm_jax.ops.rope import Rotation, rotate, rotation
 from tgvlm_jax.schema import DecoderConfig, ModelConfig
 from tgvlm_jax.types import pytree
 
 _SAVED = {
     "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -32,7 +32,7 @@ _SAVED = {
 class Earlier:
     """What a pass extends: keys and values stacked over layers, and which of them are filled."""
 
-    kv: Annotated[Any, "KeyValues l b s h k"]
+    kv: Annotated[Any, "KeyValues l b h s k"]
     mask: Annotated[Any, "bool b s"]
 
 
@@ -49,7 +49,7 @@ class States:
 
     taps: Annotated[Any, "layers -> float b t d"]
     final: Annotated[Any, "float b t d"]
-    kv: Annotated[Any, "KeyValues l b t h k"]
+    kv: Annotated[Any, "KeyValues l b h t k"]
 
 
 class Block(nnx.Module):
@@ -89,8 +89,10 @@ class Block(nnx.Module):
         self.o = Linear((h, r, k, d), axes=axes, formula="bthrk,hrkd->btd", **narrow)
         self.down = Linear((ff, d), axes=("mlp", "embed"), formula="btf,fd->btd", **narrow)
 
-    def _project(self, y: Float[Array, "b t d"]) -> tuple[Float[Array, "b t h r k"], KeyValues]:
-        """Queries, keys and values of normalised input, not yet rotated."""
+    def _project(
+        self, y: Float[Array, "b t d"], turn: Rotation
+    ) -> tuple[Float[Array, "b t h r k"], KeyValues]:
+        """Queries, keys and values of normalised input."""
         if self.fused:
             qkv = self.qkv(y)
             q, k, v = qkv[..., :-2, :], qkv[..., -2, :], qkv[..., -1, :]
@@ -98,7 +100,8 @@ class Block(nnx.Module):
             q, k, v = self.q(y), self.k(y), self.v(y)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        return q, KeyValues(k=k, v=v)
+        own = KeyValues(k=jnp.swapaxes(rotate(k, turn), 1, 2), v=jnp.swapaxes(v, 1, 2))
+        return rotate(q, turn), own
 
     def _mlp(self, y: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         if self.fused:
@@ -121,11 +124,10 @@ class Block(nnx.Module):
         With a `cache`, the own keys are written at `index` of it and all of it is attended to.
         `masks` has one entry a stretch, the own one last.
         """
-        q, own = self._project(self.attention_norm(x))
-        q, own = rotate(q, turn), KeyValues(k=rotate(own.k, turn), v=own.v)
+        q, own = self._project(self.attention_norm(x), turn)
         if cache is not None:
             write = jax.lax.dynamic_update_slice_in_dim
-            own = jax.tree.map(lambda whole, new: write(whole, new, index, axis=1), cache, own)
+            own = jax.tree.map(lambda whole, new: write(whole, new, index, axis=2), cache, own)
         x = x + self.o(attend(q, (*stretches, own), masks))
         return x + self._mlp(self.mlp_norm(x)), own
 

@@ -1,15 +1,19 @@
 """Linear maps, norms and embeddings, each weight declared once: shape, init, logical axes."""
 
 import dataclasses
+import functools
 import math
+import re
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from tgvlm_jax import mesh
+from tgvlm_jax.ops.attention import PRODUCT
 
 Axes = Sequence[str | None]
 
@@ -73,7 +77,8 @@ class Linear(nnx.Module):
         if self.lora_a is not None and self.lora_b is not None:
             change = self._adapter(self._dropped(x), self.lora_a[...], self.lora_b[...])
             y = y + change * jnp.asarray(self.adapter_scale, y.dtype)
-        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+        y = y if self.bias is None else y + self.bias[...].astype(y.dtype)
+        return checkpoint_name(y, PRODUCT)
 
     def _dropped(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """The adapter's input in training: some of it zero, the rest as much larger."""
@@ -90,9 +95,36 @@ class Linear(nnx.Module):
         by, names = self.letters, dict(zip(self.formula.split("->")[1], self.out, strict=True))
         low = [*(names[axis] for axis in by.kept), None]
         z = mesh.einsum(f"{by.x},{by.inputs}z->{by.kept}z", x, a.astype(x.dtype), out=low)
-        return mesh.einsum(
-            f"{by.kept}z,z{by.outputs}->{by.result}", z, b.astype(x.dtype), out=self.out
-        )
+        formula = f"{by.kept}z,z{by.outputs}->{by.result}"
+        return _widen(formula, self.out, checkpoint_name(z, PRODUCT), b.astype(x.dtype))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _widen(
+    formula: str, out: Axes, z: Float[Array, "..."], b: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """The einsum of an adapter's few inner values with its B.
+
+    Its own gradient of B has z on the left: the usual one has the result's gradient there, which
+    XLA's CPU backend then computes once more, turned, at many times the cost of the product.
+    """
+    return mesh.einsum(formula, z, b, out=out)
+
+
+def _widen_forward(formula, out, z, b):
+    return _widen(formula, out, z, b), (z, b)
+
+
+def _widen_backward(formula, out, kept, gradient):
+    z, b = kept
+    z_axes, b_axes, result = re.split(",|->", formula)
+    layouts = [jax.typeof(x).sharding.spec if mesh.active() else None for x in kept]
+    of_z = jnp.einsum(f"{result},{b_axes}->{z_axes}", gradient, b, out_sharding=layouts[0])
+    of_b = jnp.einsum(f"{z_axes},{result}->{b_axes}", z, gradient, out_sharding=layouts[1])
+    return of_z, of_b
+
+
+_widen.defvjp(_widen_forward, _widen_backward)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

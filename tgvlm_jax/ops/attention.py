@@ -12,9 +12,13 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from tgvlm_jax.types import pytree
+
+PRODUCT = "product"
+"""What a remat policy knows by this name it keeps: results of linear maps and of attention."""
 
 _FAR_BELOW = -1e30  # finite, so that a row without any key stays free of NaN
 
@@ -22,10 +26,13 @@ _FAR_BELOW = -1e30  # finite, so that a row without any key stays free of NaN
 @pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KeyValues:
-    """Keys and values of one layer ([b s h k]) or of all stacked ([l b s h k])."""
+    """Keys and values of one layer ([b h s k]) or of all stacked ([l b h s k]).
 
-    k: Annotated[Any, "float ... b s h k"]
-    v: Annotated[Any, "float ... b s h k"]
+    Heads stand before slots, as the products want them: a cache is not turned at every token.
+    """
+
+    k: Annotated[Any, "float ... b h s k"]
+    v: Annotated[Any, "float ... b h s k"]
 
 
 def attend(
@@ -35,25 +42,66 @@ def attend(
 ) -> Float[Array, "b t h r k"]:
     """Softmax attention, computed in float32, over all stretches together.
 
+    Weights are made again for the gradient, so nothing of size t x s is kept (as in
+    FlashAttention, arXiv:2205.14135, section 3.1).
+
     Args:
         q: queries, `h` key heads with `r` query heads each.
         stretches: keys and values, each of its own length.
         masks: for each stretch, which key each query may see.
     """
-    scores = []
-    for kv, mask in zip(stretches, masks, strict=True):
-        score = jnp.einsum("bthrk,bshk->bhrts", q, kv.k, preferred_element_type=jnp.float32)
-        score = score * jnp.float32(q.shape[-1] ** -0.5)
-        scores.append(jnp.where(mask[:, None, None], score, jnp.float32(_FAR_BELOW)))
+    return jnp.moveaxis(_attend(jnp.moveaxis(q, 1, 3), tuple(stretches), tuple(masks)), 3, 1)
+
+
+# In every einsum below the operands stand in the order of the result. Otherwise it, or the gradient
+# rule of a plain product, swaps them, and XLA's CPU backend turns the largest array there is.
+
+
+@jax.custom_vjp
+def _attend(q, stretches, masks):
+    return _attend_forward(q, stretches, masks)[0]
+
+
+def _scores(q, kv: KeyValues, mask) -> Float[Array, "b h r t s"]:
+    scores = jnp.einsum("bhrtk,bhsk->bhrts", q, kv.k, preferred_element_type=jnp.float32)
+    scores = scores * jnp.float32(q.shape[-1] ** -0.5)
+    return jnp.where(mask[:, None, None], scores, jnp.float32(_FAR_BELOW))
+
+
+def _attend_forward(q, stretches, masks):
+    scores = [_scores(q, *one) for one in zip(stretches, masks, strict=True)]
     peak = functools.reduce(jnp.maximum, (jnp.max(s, axis=-1, keepdims=True) for s in scores))
-    weights = [jnp.exp(s - jax.lax.stop_gradient(peak)) for s in scores]
-    total = sum(jnp.sum(w, axis=-1) for w in weights)
-    mixed = sum(
-        jnp.einsum("bhrts,bshk->bthrk", w.astype(kv.v.dtype), kv.v)
+    weights = [jnp.exp(s - peak) for s in scores]
+    total = functools.reduce(jnp.add, (jnp.sum(w, axis=-1, keepdims=True) for w in weights))
+    mixed = [
+        jnp.einsum("bhrts,bhsk->bhrtk", w.astype(kv.v.dtype), kv.v)
         for w, kv in zip(weights, stretches, strict=True)
-    )
-    total = jnp.moveaxis(jnp.asarray(total), 3, 1)[..., None]
-    return jnp.asarray(mixed) / total.astype(q.dtype)
+    ]
+    out = functools.reduce(jnp.add, mixed) / total.astype(q.dtype)
+    out, peak, total = (checkpoint_name(x, PRODUCT) for x in (out, peak, total))
+    return out, (q, stretches, masks, out, peak, total)
+
+
+def _attend_backward(kept, gradient):
+    q, stretches, masks, out, peak, total = kept
+    scale = jnp.float32(q.shape[-1] ** -0.5)
+    shared = jnp.sum((gradient * out).astype(jnp.float32), axis=-1, keepdims=True)
+    of_q, of_stretches = jnp.zeros_like(q), []
+    for kv, mask in zip(stretches, masks, strict=True):
+        weights = jnp.exp(_scores(q, kv, mask) - peak) / total
+        of_v = jnp.einsum("bhrtk,bhrts->bhks", gradient, weights.astype(q.dtype))
+        of_weights = jnp.einsum(
+            "bhrtk,bhsk->bhrts", gradient, kv.v, preferred_element_type=jnp.float32
+        )
+        of_scores = jnp.where(mask[:, None, None], weights * (of_weights - shared) * scale, 0)
+        of_scores = of_scores.astype(q.dtype)
+        of_q = of_q + jnp.einsum("bhrts,bhsk->bhrtk", of_scores, kv.k)
+        of_k = jnp.einsum("bhrtk,bhrts->bhks", q, of_scores)
+        of_stretches.append(KeyValues(k=jnp.swapaxes(of_k, 2, 3), v=jnp.swapaxes(of_v, 2, 3)))
+    return of_q, tuple(of_stretches), None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
 
 
 def causal_mask(

@@ -49,10 +49,14 @@ def rotation(
 def rotate(x: Float[Array, "b t *heads k"], by: Rotation) -> Float[Array, "b t *heads k"]:
     """Turns the first 2 * half dimensions of every head; the others pass through."""
     half = by.cos.shape[-1]
-    shape = (*by.cos.shape[:2], *(1,) * (x.ndim - 3), half)
+    shape = (*by.cos.shape[:2], *(1,) * (x.ndim - 3), 1, half)
     cos, sin = by.cos.reshape(shape).astype(x.dtype), by.sin.reshape(shape).astype(x.dtype)
-    low, high, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return jnp.concatenate([low * cos - high * sin, high * cos + low * sin, rest], axis=-1)
+    # The two halves as an axis: no piece is cut out, so none is padded in the gradient.
+    halves = x[..., : 2 * half].reshape(*x.shape[:-1], 2, half)
+    signs = jnp.asarray([[-1], [1]], x.dtype)
+    turned = halves * cos + jnp.flip(halves, axis=-2) * (signs * sin)
+    turned = turned.reshape(*x.shape[:-1], 2 * half)
+    return jnp.concatenate([turned, x[..., 2 * half :]], axis=-1)
 
 
 def _rates(config: RopeConfig, head_size: int) -> Float[Array, "half"]:

@@ -135,7 +135,7 @@ def _decode(
     index: jax.Array,
 ) -> dict[str, Any]:
     """One token through all layers, against the shared prompt and the row's own cache."""
-    length, window = cache[0].k.shape[1], model.config.decoder.sliding_window
+    length, window = cache[0].k.shape[2], model.config.decoder.sliding_window
     ahead = index - jnp.arange(length, dtype=jnp.int32)
     seen = (ahead >= 0) & (ahead < window if window else True)
     own_mask = jnp.broadcast_to(seen, (x.shape[0], 1, length))
@@ -154,8 +154,8 @@ def _empty(kv: KeyValues, layer: int, length: int) -> KeyValues:
     """A cache for `length` new tokens, shaped (and sharded) like one layer of the prompt's."""
 
     def blank(x):
-        one = jnp.zeros_like(x[layer, :, :1])
-        return jnp.broadcast_to(one, (one.shape[0], length, *one.shape[2:]))
+        one = jnp.zeros_like(x[layer, :, :, :1])
+        return jnp.broadcast_to(one, (*one.shape[:2], length, one.shape[3]))
 
     return jax.tree.map(blank, kv)
 
