@@ -51,8 +51,12 @@ def new_folder(path: Path, *, hint: str = "") -> Iterator[Path]:
 
 
 def check_room(folder: Path, need: int) -> None:
-    """Raises OSError where a disk has no room for that many bytes, before they are written."""
-    if shutil.disk_usage(folder).free < need:
+    """Raises OSError where a disk has no room for that many bytes, before they are written.
+
+    The folder need not be there yet.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if shutil.disk_usage(there).free < need:
         raise OSError(errno.ENOSPC, f"no space for {need} bytes")
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tests.cli import hf_folders
 from tests.cli.hf_folders import TABLE, TWINS, assert_same_bits, read
@@ -150,6 +151,26 @@ def test_the_type_on_the_way_out(asked, converts, ours, tmp_path):
     converts("--from", ours, "--to", tmp_path / "hf", "--dtype", asked)
     assert {x.dtype.name for x in read(tmp_path / "hf").values()} == {asked}
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["dtype"] == asked
+
+
+def test_a_tied_head_that_is_stored_once_more_is_no_error(converts, tgvlm, tmp_path):
+    """Older files have it; the way back leaves it out, as transformers does."""
+    params = hf_folders.bits(TWINS["smollm2"], BF16)
+    source = hf_folders.write(tmp_path / "in", "smollm2", params)
+    path = source / "model.safetensors"
+    tensors = load_file(path)
+    table = tensors["model.embed_tokens.weight"]
+    save_file(tensors | {"lm_head.weight": table.copy()}, path)
+    said = tgvlm("inspect", "--checkpoint", source)
+    assert said.out.endswith("  fits: every tensor is there\n")
+    converts("--from", source, "--to", tmp_path / "ours")
+    converts("--from", tmp_path / "ours", "--to", tmp_path / "back")
+    assert_same_bits(read(tmp_path / "back"), tensors)
+    changed = table.copy()
+    changed.view(np.uint16)[-1, -1] ^= 1
+    save_file(tensors | {"lm_head.weight": changed}, path)
+    said = tgvlm("convert", "--from", source, "--to", tmp_path / "other")
+    assert said.err.endswith("is not this model; 1 unexpected: lm_head.weight\n")
 
 
 def test_another_tokenizer(converts, ours, tmp_path):

@@ -134,7 +134,7 @@ def _published(folder: Path) -> None:
             if name in found:
                 sizes[entry.parts[0].path] += math.prod(found.shape(name))
     _sizes(sizes)
-    told = hf.misfits(found, tensors, shapes=shapes).told()
+    told = hf.misfits(found, tensors, shapes=shapes, ignore=models.ignored(found, model)).told()
     print("  fits: every tensor is there" if not told else "  does not fit:")
     for line in told:
         print(f"    {line}")

@@ -1,6 +1,6 @@
 """Whole published models: which config a folder describes, and the map of all of its names."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from tgvlm_jax.schema import ModelConfig, QwenVisionConfig
 from tgvlm_jax.types import InputError
 from tgvlm_jax.weights import hf, qwen_vision, text
 from tgvlm_jax.weights.mapping import Tensor
+from tgvlm_jax.weights.published import Published
 
 KNOWN = ("phi3", "llama", "qwen2", "qwen3", "qwen2_5_vl", "qwen3_vl")
 """Every `model_type` of a whole model that is read and written."""
@@ -70,3 +71,24 @@ def tensors(config: ModelConfig) -> list[Tensor]:
         *qwen_vision.tensors(config.tower, ours="tower."),
         *text.tensors(config.decoder, prefix=prefix, ours="decoder."),
     ]
+
+
+def ignored(found: Published, config: ModelConfig) -> Callable[[str], bool]:
+    """Which names of a folder are no error, though the map of the model has them not.
+
+    Constants; and an output head that is, bit for bit, the embeddings it is tied to once more.
+    """
+    head = "lm_head.weight"
+    (table,) = (e.name for e in tensors(config) if e.parts[0].path == "decoder.embedding.table")
+    again = config.decoder.tie_embeddings and _same(found, head, table)
+    return lambda name: hf.is_buffer(name) or (again and name == head)
+
+
+def _same(found: Published, one: str, other: str, *, rows: int = 4096) -> bool:
+    """Whether two tensors are equal, some rows in memory at a time."""
+    if not (one in found and other in found and found.is_float(one)):
+        return False
+    if (found.shape(one), found.dtype(one)) != (found.shape(other), found.dtype(other)):
+        return False
+    parts = (slice(start, start + rows) for start in range(0, found.shape(one)[0], rows))
+    return all(found.read(one, p).tobytes() == found.read(other, p).tobytes() for p in parts)
