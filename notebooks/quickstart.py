@@ -39,7 +39,7 @@ from IPython.display import HTML
 from matplotlib.patches import Rectangle
 
 from tgvlm_jax.cli import ask_run, demo_run, results, session
-from tgvlm_jax.data.chat import load_chat
+from tgvlm_jax.data.chat import open_chat
 from tgvlm_jax.evaluation.runner import evaluate, held_out_samples
 from tgvlm_jax.train import loop
 from tgvlm_jax.train.metrics import read_metrics
@@ -127,7 +127,7 @@ plt.show()
 # single interval there is, the whole clip, and chance.
 
 # %%
-chat = load_chat(experiment.data.tokenizer, experiment.data.template)
+chat = open_chat(experiment.data)
 found = evaluate(trained.params, experiment=experiment, chat=chat)
 print(session.result_tables(found, name="this model"))
 

@@ -60,10 +60,13 @@ class Sample:
         frames: the clip, already at the size the vision tower takes.
         seconds: when each frame is shown.
         duration: where the clip ends, in seconds on the same clock.
-        question: plain text.
+        question: text with one `<evi>` for each of `sources`.
         answer: text with one `<evi>` for every mention of a span; "" where it is to be generated.
         spans: (start, end) seconds, in the order in which the answer first mentions them.
         video: id of the video. kind: what sort of question it is, for tables.
+        sources: (start, end) seconds that the question asks about.
+        video_first: whether the video stands before the question.
+        readable: false where the frames could not be read; nothing is learned from such a sample.
     """
 
     frames: UInt8[np.ndarray, "f y x 3"]
@@ -74,6 +77,11 @@ class Sample:
     spans: Float64[np.ndarray, "e 2"]
     video: str
     kind: str
+    sources: Float64[np.ndarray, "s 2"] = dataclasses.field(
+        default_factory=lambda: np.zeros((0, 2))
+    )
+    video_first: bool = True
+    readable: bool = True
 
 
 def pytree(cls: type[T]) -> type[T]:

@@ -24,7 +24,9 @@ def chat():
     return load_chat("tiny", "phi3")
 
 
-def sample(question="When does the video stutter?", answer="", spans=(), frames=6):
+def sample(
+    question="When does the video stutter?", answer="", spans=(), frames=6, sources=0, first=True
+):
     return Sample(
         frames=np.zeros((frames, 2, 2, 3), np.uint8),
         seconds=np.arange(frames) / 2,
@@ -34,6 +36,8 @@ def sample(question="When does the video stutter?", answer="", spans=(), frames=
         spans=np.asarray(spans, np.float64).reshape(-1, 2),
         video="film",
         kind="stutter",
+        sources=np.array([[0.5 * k, 0.5 * k + 1] for k in range(sources)]).reshape(-1, 2),
+        video_first=first,
     )
 
 
@@ -46,8 +50,9 @@ def test_what_is_encoded_comes_back(chat, text):
     spans = ONE if "<evi>" in text else ()
     encoded = chat.encode(sample(answer=text, spans=spans))
     assert chat.decode(encoded.response.tolist()) == text
-    asked = chat.encode(sample(question=text))
-    assert text in chat.decode([*asked.prompt[asked.prompt != chat.end_id].tolist()])
+    asked = chat.encode(sample(question=text.replace("</evi>", ""), sources=text.count("<evi>")))
+    said = chat.decode([*asked.prompt[asked.prompt != chat.end_id].tolist()])
+    assert text.replace("</evi>", "") in said
 
 
 def test_the_tiny_world_fits_the_defaults(chat):
@@ -75,6 +80,37 @@ def test_frames_stand_between_the_turn_and_the_question(chat):
         + "\nWhy?<|end|><|assistant|>"
     )
     assert encoded.response.size == encoded.evidence.size == 0
+
+
+def test_the_video_may_come_last(chat):
+    encoded = chat.encode(sample(question="Why?", frames=2, first=False))
+    said = chat.tokenizer.decode(encoded.prompt.tolist(), skip_special_tokens=False)
+    assert said == (
+        "<|system|>You are a helpful AI assistant.<|end|><|user|>Why?\n<frame><frame><|end|>"
+        "<|assistant|>"
+    )
+    np.testing.assert_array_equal(encoded.visual_index >= 0, encoded.prompt == chat.frame_id)
+
+
+def test_a_question_points_at_spans(chat):
+    encoded = chat.encode(sample(question="From <evi> to <evi>?", sources=2))
+    assert np.all(encoded.prompt[encoded.sources] == chat.evidence_id)
+    assert encoded.sources.size == (encoded.prompt == chat.evidence_id).sum() == 2
+    for question, sources, cause in (
+        ("After <evi>?", 0, "1 <evi> in the question, but 0 sources"),
+        ("When?", 1, "0 <evi> in the question, but 1 sources"),
+        ("After <evi></evi>?", 1, "</evi> in the question"),
+    ):
+        with pytest.raises(InputError, match=cause):
+            chat.encode(sample(question=question, sources=sources))
+
+
+def test_a_tower_may_read_the_question():
+    chat = load_chat("tiny", "phi3", question_vocab="tiny", question_tokens=8)
+    encoded = chat.encode(sample(question="When does the DOOR open, and then what?"))
+    assert encoded.question.size == 8
+    assert chat.pieces.vocab_size <= 512
+    assert chat.pieces.pad == 0
 
 
 def test_only_the_answer_and_its_end_are_learned(chat):

@@ -180,7 +180,7 @@ def test_what_the_model_is_given_fits_together(make, chat):
 # ------------------------------------------------------------------------------------ padding
 
 
-def sample(*, frames=6, spans=1, answer=None, question="Why?"):
+def sample(*, frames=6, spans=1, answer=None, question="Why?", sources=0, **more):
     marks = ["<evi>"] * spans
     return Sample(
         frames=np.full((frames, 2, 3, 3), 7, np.uint8),
@@ -191,6 +191,8 @@ def sample(*, frames=6, spans=1, answer=None, question="Why?"):
         spans=np.array([[k / 2, k / 2 + 1.0] for k in range(spans)]).reshape(-1, 2),
         video="film",
         kind="made up",
+        sources=np.array([[k / 2, k / 2 + 1.5] for k in range(sources)]).reshape(-1, 2),
+        **more,
     )
 
 
@@ -224,6 +226,50 @@ def test_padding_is_marked_as_such(chat):
     assert np.all(response.spans[~response.evidence_mask] == 0)
     assert not response.mask[2].any()
     assert np.all(response.tokens[2] == chat.pad_id)
+
+
+def test_spans_of_a_question(chat):
+    """There in every batch of a config that allows them, so that nothing compiles twice."""
+    asked = sample(question="From <evi> to <evi>?", sources=2)
+    batch = collated([sample(), asked], chat, max_sources=3)
+    slots = batch.prompt.sources.slots
+    assert np.all(slots[0] == -1)
+    assert slots[1][batch.prompt.tokens[1] == chat.evidence_id].tolist() == [0, 1]
+    assert (slots >= 0).sum() == 2
+    assert batch.prompt.sources.spans[1].tolist() == [[0, 2], [1, 3], [0, 0]]
+    assert collated([sample()], chat).prompt.sources is None
+    with pytest.raises(InputError, match=r"2 spans, but data\.max_sources=1"):
+        collated([asked], chat, max_sources=1)
+
+
+def test_seconds_may_be_frames(chat):
+    """D2VLM's: a second is the frame shown then, ends included, fractions kept."""
+    one = dataclasses.replace(sample(), spans=np.array([[0.5, 1.25]]))
+    batch = collated([one], chat, times="points")
+    assert batch.response.spans.tolist() == [[[1.0, 2.5]] * 2]
+
+
+def test_nothing_is_learned_from_what_cannot_be_read(chat):
+    read, unread = (
+        collated([sample(), sample(readable=False)], chat),
+        collated([sample()] * 2, chat),
+    )
+    assert read.response.mask[0].any()
+    assert not read.response.mask[1].any()
+    assert not read.response.evidence_mask[1].any()
+    np.testing.assert_array_equal(read.prompt.tokens, both.prompt.tokens)
+
+
+def test_a_question_for_the_tower(chat):
+    pieces = load_chat("tiny", "phi3", question_vocab="tiny")
+    samples = [sample(question="Why?"), sample(question="When does the door open?")]
+    question = collated(samples, pieces, question_bucket=8).prompt.visual.question
+    assert question.ids.shape == question.mask.shape
+    assert question.ids.shape[1] % 8 == 0
+    for row, one in enumerate(samples):
+        there = question.ids[row][question.mask[row]]
+        assert there.tolist() == pieces.pieces.ids(one.question)
+    assert collated(samples, chat).prompt.visual.question is None
 
 
 def test_nothing_to_answer_still_has_a_shape(chat):

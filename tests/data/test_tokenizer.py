@@ -6,7 +6,7 @@ import pytest
 import tgvlm_jax
 from tgvlm_jax.data import pretext
 from tgvlm_jax.data.chat import load_chat
-from tgvlm_jax.data.tokenizer import save, tiny_corpus, train_tokenizer
+from tgvlm_jax.data.tokenizer import save_tiny, tiny_corpus, train_tokenizer
 
 SHIPPED = pathlib.Path(tgvlm_jax.__file__).parent / "assets" / "tiny_tokenizer"
 
@@ -14,7 +14,7 @@ SHIPPED = pathlib.Path(tgvlm_jax.__file__).parent / "assets" / "tiny_tokenizer"
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer") / "new"
-    save(train_tokenizer(tiny_corpus()), folder)
+    save_tiny(folder)
     return folder
 
 

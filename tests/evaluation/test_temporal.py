@@ -52,7 +52,7 @@ def test_blind_answers_against_brute_force():
     durations = rng.uniform(4, 30, 12)
     truths = np.sort(rng.uniform(size=(12, 2)), axis=1) * durations[:, None]
     shares = truths / durations[:, None]
-    found = temporal.blind(truths, durations)
+    found = temporal.blind(truths[:, None], durations)
     assert list(found) == ["best constant interval", "whole clip", "random interval"]
 
     grid = np.arange(61) / 60
@@ -77,6 +77,9 @@ def test_blind_answers_against_brute_force():
 def test_a_blind_answer_is_judged_on_the_clips_own_clock():
     """The same clips twice as slow score the same."""
     truths, durations = np.array([[1.0, 3.0], [2.0, 6.0]]), np.array([5.0, 8.0])
-    once, twice = temporal.blind(truths, durations), temporal.blind(2 * truths, 2 * durations)
+    once, twice = (
+        temporal.blind(truths[:, None], durations),
+        temporal.blind(2 * truths[:, None], 2 * durations),
+    )
     for name in once:
         assert once[name].mean_iou == pytest.approx(twice[name].mean_iou)

@@ -144,3 +144,20 @@ def test_spans_that_are_none_are_refused(span):
 def test_times_that_stand_still_are_refused(seconds, duration):
     with pytest.raises(InputError, match="increase"):
         spans.seconds_to_frames(np.array([0.0, 1.0]), np.array(seconds), duration=duration)
+
+
+def test_seconds_as_points_on_the_axis_of_frames():
+    seconds = np.array([1.0, 2.0, 4.0])
+    rows = np.array([[1.0, 2.0], [1.5, 3.0], [0.0, 7.0]])
+    points = spans.seconds_to_points(rows, seconds, duration=5.0)
+    np.testing.assert_allclose(points, [[0, 1], [0.5, 1.5], [-1 / 1.5, 2 + 3 / 1.5]])
+    frames = np.array([[0, 1], [2, 2]])
+    back = spans.points_to_seconds(frames, seconds)
+    assert back.tolist() == [[1.0, 2.0], [4.0, 4.0]]
+    np.testing.assert_allclose(spans.seconds_to_points(back, seconds, duration=5.0), frames)
+    with pytest.raises(InputError, match="first <= last"):
+        spans.points_to_seconds(np.array([[0, 3]]), seconds)
+    with pytest.raises(InputError, match="start <= end"):
+        spans.seconds_to_points(np.array([[2.0, 1.0]]), seconds, duration=5.0)
+    alone = spans.seconds_to_points(np.array([[0.0, 3.0]]), np.zeros(1), duration=1.5)
+    assert alone.tolist() == [[0, 2]]

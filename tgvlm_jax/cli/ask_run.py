@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from tgvlm_jax import files
 from tgvlm_jax.cli import session
 from tgvlm_jax.data import video
-from tgvlm_jax.data.augment import resize
+from tgvlm_jax.data.augment import fit
 from tgvlm_jax.evaluation.runner import Answered, answer
 from tgvlm_jax.report.timeline import Answer, film_strip, write_timeline
 from tgvlm_jax.schema import Experiment
@@ -100,7 +100,7 @@ def _windows(
         last = min(first + most, count)
         clips.append(
             Sample(
-                frames=resize(found.pixels[first:last], size),
+                frames=fit(found.pixels[first:last], size, config=experiment.data),
                 seconds=found.seconds[first:last],
                 duration=float(found.seconds[last]) if last < count else stop,
                 question=question,
@@ -117,7 +117,7 @@ def _sureness(answered: Answered) -> float:
     """Mean belief in the frames of the answered intervals; -1 without an interval."""
     seconds = answered.sample.seconds
     means = [
-        row[(seconds >= first) & (seconds < last)].mean()
+        row[(seconds >= first) & ((seconds < last) | (seconds == first))].mean()
         for row, (first, last) in zip(answered.probabilities, answered.spans, strict=True)
     ]
     return float(np.mean(means)) if means else -1.0

@@ -17,7 +17,7 @@ from tgvlm_jax.cli import results, session, shard
 from tgvlm_jax.config import freeze, load
 from tgvlm_jax.data import video
 from tgvlm_jax.data.anomalies import perturb
-from tgvlm_jax.data.chat import load_chat
+from tgvlm_jax.data.chat import open_chat
 from tgvlm_jax.data.pretext import question
 from tgvlm_jax.evaluation.runner import Answered, HeldOut, evaluate
 from tgvlm_jax.models import parameters
@@ -51,7 +51,7 @@ def run(
     shard_film(experiment)
 
     say("2/4", "before training: held-out questions to a model that knows nothing")
-    chat = load_chat(experiment.data.tokenizer, experiment.data.template)
+    chat = open_chat(experiment.data)
     untrained = parameters.init(experiment.model, jax.random.key(experiment.seed))
     before = evaluate(untrained, experiment=experiment, chat=chat)
     size = sum(leaf.size for leaf in jax.tree.leaves(untrained))

@@ -11,6 +11,7 @@ import numpy as np
 from tgvlm_jax import files
 from tgvlm_jax.cli.session import drawn
 from tgvlm_jax.config import dump, to_config_dict
+from tgvlm_jax.data.annotated import SKIPPED
 from tgvlm_jax.evaluation.runner import HeldOut, held_out_samples
 from tgvlm_jax.evaluation.temporal import Scores
 from tgvlm_jax.grounding.timecode import format_clock
@@ -61,6 +62,8 @@ def write(
     scores = [_score("after training", found.scores, role="model", spread=spread)]
     scores += [_score("before training", before, role="before")] if before else []
     scores += [_score(name, blind, role="blind") for name, blind in found.blind.items()]
+    if found.skipped:
+        found.skipped.write(out / SKIPPED)
     report = RunReport(
         title="When does the picture change?",
         summary=summary or f"Held-out clips, asked of the model in {run}.",

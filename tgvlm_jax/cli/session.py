@@ -11,7 +11,7 @@ from jaxtyping import Float64, UInt8
 from ml_collections import ConfigDict
 
 from tgvlm_jax.config import freeze
-from tgvlm_jax.data.chat import Chat, load_chat, render
+from tgvlm_jax.data.chat import Chat, open_chat, render
 from tgvlm_jax.evaluation import temporal
 from tgvlm_jax.evaluation.runner import Answered, HeldOut
 from tgvlm_jax.models.parameters import Params
@@ -61,7 +61,7 @@ def open_model(workdir: Path, *, config: ConfigDict | None = None) -> Model:
         wanted = freeze(config, Experiment)
         checkpoint.check_same_model(experiment, wanted, workdir)
         experiment = wanted
-    chat = load_chat(experiment.data.tokenizer, experiment.data.template)
+    chat = open_chat(experiment.data)
     loop.check(experiment, chat)
     with contextlib.closing(checkpoint.Checkpoints(workdir, read_only=True)) as store:
         params = store.restore_params(experiment.model, mesh=None)
@@ -108,4 +108,5 @@ def table(rows: dict[str, temporal.Scores], *, title: str) -> str:
 def result_tables(found: HeldOut, *, name: str) -> str:
     """Held-out scores beside the blind ones, then by kind."""
     main = table({name: found.scores, **found.blind}, title="held-out clips")
-    return f"{main}\n\n{table(found.kinds, title='by kind')}"
+    skipped = f"\n{len(found.skipped)} records left out (skipped.jsonl)" if found.skipped else ""
+    return f"{main}\n\n{table(found.kinds, title='by kind')}{skipped}"

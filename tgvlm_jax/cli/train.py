@@ -4,8 +4,10 @@
     $ tgvlm train --config configs/tiny.py:steps=600 --config.optim.lr=1e-3 --workdir runs/slow
     $ tgvlm inspect --config configs/tiny.py          # every key there is
 
-The config names the shards to train on (data.shards); `tgvlm shard` makes them. The folder of the
-run gets experiment.json, metrics.jsonl and checkpoints/. The same command after a crash, a kill or
+The config names the shards to train on (data.shards); `tgvlm shard` makes them. Questions are made
+out of the videos, or read from a file (data.annotations, E.T. Instruct JSON). The folder of the run
+gets experiment.json, metrics.jsonl, checkpoints/ and skipped.jsonl, which lists records that could
+not be used. The same command after a crash, a kill or
 a preemption continues the run and computes what it would have computed.
 """
 
@@ -41,5 +43,6 @@ def main(flags: absl_flags.FlagValues) -> int:
         print(stop)
         return SIGTERM_STATUS
     done = f"{trained.ran} steps" if trained.ran else "nothing left to do"
+    done += f", {trained.skipped} records left out (skipped.jsonl)" if trained.skipped else ""
     print(f"{flags.workdir}: {done}; now: tgvlm eval --checkpoint {flags.workdir}")
     return 0

@@ -37,7 +37,8 @@ class Annotation:
         question: text with an `<evi>` for every span of `sources`, without the video's place.
         answer: `<evi>`s and one `</evi>`, then text that mentions the same `spans` again.
         sources, spans: (start, end) seconds.
-        video_first: whether the video stands before the question.
+        video_first: whether the video stands before the question; None where the record does not
+            say.
     """
 
     where: str
@@ -49,7 +50,7 @@ class Annotation:
     answer: str
     sources: Float64[np.ndarray, "s 2"]
     spans: Float64[np.ndarray, "e 2"]
-    video_first: bool = True
+    video_first: bool | None = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,9 +129,16 @@ def _records(path: Path) -> list[Any]:
     return records
 
 
+def wrong_length(duration: float, filters: Filters) -> str:
+    """Why a video of so many seconds is left out; "" where it is not."""
+    if filters.shortest <= duration <= filters.longest:
+        return ""
+    return f"video not of {filters.shortest:g} to {filters.longest:g} seconds"
+
+
 def _filter(found: Annotation, filters: Filters) -> str:
-    if not filters.shortest <= found.duration <= filters.longest:
-        return f"video not of {filters.shortest:g} to {filters.longest:g} seconds"
+    if reason := wrong_length(found.duration, filters):
+        return reason
     if len(found.answer.split(" ")) > filters.words:
         return f"answer of more than {filters.words} words"
     return ""
@@ -150,7 +158,7 @@ def parse(record: Any, *, where: str) -> Annotation:
     duration = _duration(record)
     video = _video(record)
     question, answer = _turns(record)
-    video_first = not question.rstrip().endswith(VIDEO)
+    video_first = not question.rstrip().endswith(VIDEO) if VIDEO in question else None
     question = question.replace(VIDEO, "").strip()
     if not question:
         raise InputError("conversations: the question is empty")
@@ -271,7 +279,8 @@ def to_times(annotation: Annotation) -> dict[str, Any]:
     spoken = annotation.answer.partition(EVIDENCE_END)[2].strip()
     pair, image = f"{TIME} - {TIME}", f"{VIDEO}\n"
     question = annotation.question.replace(EVIDENCE, pair)
-    question = image + question if annotation.video_first else f"{question}\n{VIDEO}"
+    if annotation.video_first is not None:
+        question = image + question if annotation.video_first else f"{question}\n{VIDEO}"
     record = {
         "task": annotation.task,
         "source": annotation.source,

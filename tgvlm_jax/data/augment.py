@@ -47,13 +47,34 @@ def draw_look(config: DataConfig, rng: np.random.Generator) -> Look:
     )
 
 
-def resize(
-    clip: UInt8[np.ndarray, "f y x 3"], size: tuple[int, int], *, look: Look | None = None
+def fit(
+    clip: UInt8[np.ndarray, "f y x 3"], size: tuple[int, int], *, config: DataConfig
 ) -> UInt8[np.ndarray, "f Y X 3"]:
-    """Scales every frame, or what a look shows of it, to (height, width), antialiased."""
+    """Gives every frame the (height, width) of a tower, the way that `data.fit` says.
+
+    "centre" cuts the largest part of that shape out of the middle first, which is what D2VLM's
+    resizing of the short side and cutting come to (D2VLM 1.1).
+    """
+    rows, columns = clip.shape[1:3]
+    if config.fit == "stretch":
+        return resize(clip, size)
+    height, width = size
+    tall, wide = min(rows, columns * height / width), min(columns, rows * width / height)
+    top, left = (1 - tall / rows) / 2, (1 - wide / columns) / 2
+    return resize(clip, size, box=(left, top, 1 - left, 1 - top))
+
+
+def resize(
+    clip: UInt8[np.ndarray, "f y x 3"],
+    size: tuple[int, int],
+    *,
+    look: Look | None = None,
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
+) -> UInt8[np.ndarray, "f Y X 3"]:
+    """Scales every frame to (height, width), antialiased; of each a look's part, or a `box`."""
     count, rows, columns, _ = clip.shape
     height, width = size
-    left, top, right, bottom = look.box if look else (0.0, 0.0, 1.0, 1.0)
+    left, top, right, bottom = look.box if look else box
     left, top, right, bottom = left * columns, top * rows, right * columns, bottom * rows
 
     # Across with the frames one below the other, then down with the frames side by side. Rows

@@ -14,11 +14,14 @@ import numpy as np
 from jaxtyping import Float64, Int32
 from tokenizers import Tokenizer
 
+from tgvlm_jax.data.wordpiece import LONGEST, QuestionTokenizer
+from tgvlm_jax.schema import DataConfig
 from tgvlm_jax.types import InputError, Sample
 
 EVIDENCE = "<evi>"
 EVIDENCE_END = "</evi>"
 FRAME = "<frame>"
+_TINY = Path(str(importlib.resources.files("tgvlm_jax"))) / "assets" / "tiny_tokenizer"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,27 +52,33 @@ class Encoded:
 
     Attributes:
         prompt: ids with one placeholder a frame. visual_index: the frame in each slot, else -1.
+        sources: positions of the question's `<evi>` in `prompt`. question: its word pieces for a
+            tower that reads it, none for one that does not.
         response: ids of the answer with its end. evidence: for the i-th `<evi>` of the answer,
             its position in `response`; the first half grounds, the second half refers back.
     """
 
     prompt: Int32[np.ndarray, "p"]
     visual_index: Int32[np.ndarray, "p"]
+    sources: Int32[np.ndarray, "s"]
+    question: Int32[np.ndarray, "q"]
     response: Int32[np.ndarray, "t"]
     evidence: Int32[np.ndarray, "e"]
 
 
 class Chat:
-    """A tokenizer and a template."""
+    """A tokenizer and a template; `pieces` reads the question to a tower that wants it."""
 
-    def __init__(self, tokenizer: Tokenizer, template: Template):
+    def __init__(
+        self, tokenizer: Tokenizer, template: Template, *, pieces: QuestionTokenizer | None = None
+    ):
         self.tokenizer = tokenizer
         self.template = template
+        self.pieces = pieces
         self.frame_id = self._id(FRAME)
         self.evidence_id = self._id(EVIDENCE)
         self.pad_id = self._id(template.pad)
         self.end_id = self._id(template.end)
-        self._before = self._ids(template.before)
 
     def _id(self, token: str) -> int:
         found = self.tokenizer.token_to_id(token)
@@ -90,22 +99,31 @@ class Chat:
 
         Raises:
             InputError: the answer does not mention every span exactly twice, first before
-                `</evi>` and then after it.
+                `</evi>` and then after it; or the question does not have an `<evi>` for each of
+                its sources.
         """
+        check_question(sample)
         check_answer(sample)
-        text = self._ids(f"{self.template.after_frames}{sample.question}")
-        text += self._ids(self.template.after_question)
+        around = self.template
+        if sample.video_first:
+            texts = around.before, f"{around.after_frames}{sample.question}{around.after_question}"
+        else:
+            texts = f"{around.before}{sample.question}{around.after_frames}", around.after_question
+        before, after = map(self._ids, texts)
         count = len(sample.frames)
-        prompt = [*self._before, *[self.frame_id] * count, *text]
+        prompt = np.asarray([*before, *[self.frame_id] * count, *after], np.int32)
         index = np.full(len(prompt), -1, np.int32)
-        index[len(self._before) : len(self._before) + count] = np.arange(count)
-        response = self._ids(sample.answer + self.template.end) if sample.answer else []
-        evidence = [i for i, token in enumerate(response) if token == self.evidence_id]
+        index[len(before) : len(before) + count] = np.arange(count)
+        answer = self._ids(sample.answer + around.end) if sample.answer else []
+        response = np.asarray(answer, np.int32)
+        pieces = self.pieces.ids(sample.question) if self.pieces else []
         return Encoded(
-            prompt=np.asarray(prompt, np.int32),
+            prompt=prompt,
             visual_index=index,
-            response=np.asarray(response, np.int32),
-            evidence=np.asarray(evidence, np.int32),
+            sources=np.flatnonzero(prompt == self.evidence_id).astype(np.int32),
+            question=np.asarray(pieces, np.int32),
+            response=response,
+            evidence=np.flatnonzero(response == self.evidence_id).astype(np.int32),
         )
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -113,6 +131,17 @@ class Chat:
         ids = list(ids)
         ids = ids[: ids.index(self.end_id)] if self.end_id in ids else ids
         return self.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def check_question(sample: Sample) -> None:
+    """Raises InputError unless the question points at each of its sources by one `<evi>`."""
+    asked, where = sample.question.count(EVIDENCE), f"{sample.video}, {sample.question!r}"
+    if asked != len(sample.sources):
+        raise InputError(
+            f"{where}: {asked} {EVIDENCE} in the question, but {len(sample.sources)} sources"
+        )
+    if EVIDENCE_END in sample.question:
+        raise InputError(f"{where}: {EVIDENCE_END} in the question")
 
 
 def check_answer(sample: Sample) -> None:
@@ -144,17 +173,33 @@ def render(answer: str, spans: Float64[np.ndarray, "e 2"]) -> str:
     return "".join(words).replace(EVIDENCE_END, "").strip()
 
 
+def open_chat(config: DataConfig) -> Chat:
+    """The chat of a config. Raises what `load_chat` raises."""
+    return load_chat(
+        config.tokenizer,
+        config.template,
+        question_vocab=config.question_vocab,
+        question_tokens=config.question_tokens,
+    )
+
+
 @functools.cache
-def load_chat(tokenizer: str, template: str) -> Chat:
-    """The chat of a config: `tokenizer` is a folder in Hugging Face format, or "tiny".
+def load_chat(
+    tokenizer: str, template: str, *, question_vocab: str = "", question_tokens: int = LONGEST
+) -> Chat:
+    """Opens a tokenizer for a template.
+
+    Args:
+        tokenizer: a folder in Hugging Face format, or "tiny". template: a name in `TEMPLATES`.
+        question_vocab: BERT's vocab.txt for a tower that reads the question, or "tiny"; "" without
+            one. question_tokens: longest question in its pieces.
 
     Raises:
-        InputError: no such folder, template or special token.
+        InputError: no such folder, template, special token or vocabulary.
     """
     if template not in TEMPLATES:
         raise InputError(f"data.template={template!r}: known are {', '.join(TEMPLATES)}")
-    shipped = importlib.resources.files("tgvlm_jax") / "assets" / "tiny_tokenizer"
-    folder = Path(str(shipped)) if tokenizer == "tiny" else Path(tokenizer)
+    folder = _TINY if tokenizer == "tiny" else Path(tokenizer)
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise InputError(f"data.tokenizer: {path} is not there; give a Hugging Face folder")
@@ -162,4 +207,8 @@ def load_chat(tokenizer: str, template: str) -> Chat:
         loaded = Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust library raises plain Exception
         raise InputError(f"{path}: not a tokenizer of the tokenizers library ({error})") from error
-    return Chat(loaded, TEMPLATES[template])
+    pieces = None
+    if question_vocab:
+        vocab = _TINY / "vocab.txt" if question_vocab == "tiny" else Path(question_vocab)
+        pieces = QuestionTokenizer(vocab, longest=question_tokens)
+    return Chat(loaded, TEMPLATES[template], pieces=pieces)

@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 import grain
 import jax
 import numpy as np
+from jaxtyping import Float64, Num
 
 from tgvlm_jax.data import preference
+from tgvlm_jax.data.annotated import AnnotatedVideos
 from tgvlm_jax.data.chat import Chat, Encoded
 from tgvlm_jax.data.pretext import AnomalyGrounding
 from tgvlm_jax.grounding import spans as span_lib
@@ -26,16 +28,27 @@ from tgvlm_jax.types import (
     Prompt,
     Response,
     Sample,
+    Sources,
+    Text,
 )
 
 _Row = TypeVar("_Row", Prompt, Response)
-_BUCKET_STREAM, _REJECTED_STREAM = 2, 3  # of random numbers; 0 and 1 are those of the samples
-_ATTEMPTS, _FAR = 16, 1 << 32  # other samples to try, and how far away they are taken from
+_REJECTED_STREAM = 3  # of random numbers; those before are the samples'
+_ATTEMPTS = 16  # other samples to try where no worse answer can be made
 
 
 def round_up(length: int, multiple: int) -> int:
     """The bucket a length falls into."""
     return -(-length // multiple) * multiple
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Sizes:
+    """What a prompt is padded to; `asked` is 0 where no tower reads the question."""
+
+    frames: int
+    prompt: int
+    asked: int
 
 
 def collate(
@@ -53,13 +66,13 @@ def collate(
 
     Raises:
         InputError: a sample has more frames than the largest bucket, or more spans than
-            `data.max_events`.
+            `data.max_events` and `data.max_sources` allow.
     """
-    frames, prompt = _prompt_bucket(samples, encoded, config)
+    sizes = _prompt_sizes(samples, encoded, config)
     response = _response_bucket(encoded, config)
     pairs = list(zip(samples, encoded, strict=True))[rows]
     return Batch(
-        prompt=_stack([_prompt_row(*pair, frames, prompt, pad_id) for pair in pairs]),
+        prompt=_stack([_prompt_row(*pair, sizes, config, pad_id) for pair in pairs]),
         response=_stack([_response_row(*pair, response, config, pad_id) for pair in pairs]),
     )
 
@@ -78,7 +91,7 @@ def collate_pairs(
     """
     good = [chat.encode(sample) for sample in samples]
     bad = [chat.encode(sample) for sample in rejected]
-    frames, prompt = _prompt_bucket(samples, good, config)
+    sizes = _prompt_sizes(samples, good, config)
     length = _response_bucket([*good, *bad], config)
     mine = list(zip(samples, good, strict=True))[rows]
     other = list(zip(rejected, bad, strict=True))[rows]
@@ -87,7 +100,7 @@ def collate_pairs(
         for pairs in (mine, other)
     )
     return PreferenceBatch(
-        prompt=_stack([_prompt_row(*pair, frames, prompt, chat.pad_id) for pair in mine]),
+        prompt=_stack([_prompt_row(*pair, sizes, config, chat.pad_id) for pair in mine]),
         response=response,
         rejected=worse,
         scored=response.mask,
@@ -95,18 +108,21 @@ def collate_pairs(
     )
 
 
-def _prompt_bucket(
+def _prompt_sizes(
     samples: Sequence[Sample], encoded: Sequence[Encoded], config: DataConfig
-) -> tuple[int, int]:
-    """Frames and tokens that prompts are padded to."""
+) -> _Sizes:
     most = max(len(sample.frames) for sample in samples)
     fitting = [bucket for bucket in config.frames if bucket >= most]
     if not fitting:
         raise InputError(
             f"{most} frames, but the largest bucket of data.frames is {max(config.frames)}"
         )
-    longest = max(len(one.prompt) for one in encoded)
-    return min(fitting), round_up(longest, config.prompt_bucket)
+    asked = max(len(one.question) for one in encoded)
+    return _Sizes(
+        frames=min(fitting),
+        prompt=round_up(max(len(one.prompt) for one in encoded), config.prompt_bucket),
+        asked=round_up(asked, config.question_bucket),
+    )
 
 
 def _response_bucket(encoded: Sequence[Encoded], config: DataConfig) -> int:
@@ -118,17 +134,48 @@ def _stack(rows: Sequence[_Row]) -> _Row:
     return jax.tree.map(lambda *values: np.stack(values), *rows)
 
 
-def _prompt_row(sample: Sample, one: Encoded, frames: int, length: int, pad_id: int) -> Prompt:
+def _prompt_row(
+    sample: Sample, one: Encoded, sizes: _Sizes, config: DataConfig, pad_id: int
+) -> Prompt:
     count, pixels = len(sample.frames), sample.frames
-    if count < frames:
-        missing = np.zeros((frames - count, *pixels.shape[1:]), np.uint8)
+    if count < sizes.frames:
+        missing = np.zeros((sizes.frames - count, *pixels.shape[1:]), np.uint8)
         pixels = np.concatenate([pixels, missing])
+    question = None
+    if sizes.asked:
+        there = np.arange(sizes.asked) < len(one.question)
+        question = Text(ids=_pad(one.question, sizes.asked, 0), mask=there)
     return Prompt(
-        visual=Frames(pixels=pixels, mask=np.arange(frames) < count),
-        tokens=_pad(one.prompt, length, pad_id),
-        visual_index=_pad(one.visual_index, length, -1),
+        visual=Frames(pixels=pixels, mask=np.arange(sizes.frames) < count, question=question),
+        tokens=_pad(one.prompt, sizes.prompt, pad_id),
+        visual_index=_pad(one.visual_index, sizes.prompt, -1),
         length=np.int32(len(one.prompt)),
+        sources=_sources_row(sample, one, sizes.prompt, config),
     )
+
+
+def _sources_row(sample: Sample, one: Encoded, length: int, config: DataConfig) -> Sources | None:
+    """Spans of the question; there in every batch or in none, so that nothing compiles twice."""
+    count, most = len(sample.sources), config.max_sources
+    if count > most:
+        raise InputError(
+            f"{sample.video}, {sample.question!r}: {count} spans, but data.max_sources={most}"
+        )
+    if not most:
+        return None
+    slots = np.full(length, -1, np.int32)
+    slots[one.sources] = np.arange(count)
+    spans = np.zeros((most, 2), np.float32)
+    spans[:count] = _frame_ranges(sample.sources, sample, config)
+    return Sources(slots=slots, spans=spans)
+
+
+def _frame_ranges(
+    spans: Float64[np.ndarray, "e 2"], sample: Sample, config: DataConfig
+) -> Num[np.ndarray, "e 2"]:
+    points = config.times == "points"
+    convert = span_lib.seconds_to_points if points else span_lib.seconds_to_frames
+    return convert(spans, sample.seconds, duration=sample.duration)
 
 
 def _response_row(
@@ -145,12 +192,12 @@ def _response_row(
     if len(one.evidence):
         slots = np.concatenate([np.arange(count), most + np.arange(count)])
         evidence[one.evidence] = slots
-        frames = span_lib.seconds_to_frames(sample.spans, sample.seconds, duration=sample.duration)
+        frames = _frame_ranges(sample.spans, sample, config)
         spans[slots] = np.concatenate([frames, frames])
-        mask[slots] = True
+        mask[slots] = sample.readable
     return Response(
         tokens=_pad(one.response, length, pad_id),
-        mask=np.arange(length) < len(one.response),
+        mask=(np.arange(length) < len(one.response)) & sample.readable,
         evidence=evidence,
         spans=spans,
         evidence_mask=mask,
@@ -169,7 +216,7 @@ class BatchMaker:
     preferences.
     """
 
-    source: AnomalyGrounding
+    source: AnomalyGrounding | AnnotatedVideos
     chat: Chat
     config: DataConfig
     seed: int
@@ -179,29 +226,27 @@ class BatchMaker:
 
     def __call__(self, step: int) -> Batch | PreferenceBatch:
         """The rows of batch `step`, made from scratch; other hosts' rows without their pixels."""
-        config = self.config
-        rng = np.random.default_rng([self.seed, _BUCKET_STREAM, step])
-        frames = int(rng.choice(config.frames))
-        each = config.batch_size // self.hosts
+        each = self.config.batch_size // self.hosts
         mine = range(self.host * each, (self.host + 1) * each)
         rows = slice(mine.start, mine.stop)
-        first = step * config.batch_size
-        numbers = [(first + row, row in mine) for row in range(config.batch_size)]
+        frames = self.source.bucket(step)
+        numbers = [(n, row in mine) for row, n in enumerate(self.source.numbers(step))]
         if self.perturbation is not None:
             pairs = [self._pair(*number, frames, self.perturbation) for number in numbers]
             good, bad = zip(*pairs, strict=True)
-            return collate_pairs(good, bad, chat=self.chat, config=config, rows=rows)
+            return collate_pairs(good, bad, chat=self.chat, config=self.config, rows=rows)
         samples = [self.source.sample(n, frames=frames, pixels=own) for n, own in numbers]
         encoded = [self.chat.encode(sample) for sample in samples]
-        return collate(samples, encoded, config=config, pad_id=self.chat.pad_id, rows=rows)
+        pad_id = self.chat.pad_id
+        return collate(samples, encoded, config=self.config, pad_id=pad_id, rows=rows)
 
     def _pair(
         self, number: int, own: bool, frames: int, perturbation: PerturbationConfig
     ) -> tuple[Sample, Sample]:
         """Sample `number` and the same with a worse answer; another one where none can be made."""
         for attempt in range(_ATTEMPTS):
-            place = number + attempt * _FAR
-            sample = self.source.sample(place, frames=frames, pixels=own)
+            place = self.source.another(number, attempt=attempt)
+            sample = self.source.sample(place, frames=frames, pixels=False)
             worse = preference.reject(
                 preference.Grounded(
                     answer=sample.answer,
@@ -214,7 +259,8 @@ class BatchMaker:
                 words=self.source.words,
             )
             if worse is not None and len(worse.spans) <= self.config.max_events:
-                return sample, dataclasses.replace(sample, answer=worse.answer, spans=worse.spans)
+                good = self.source.sample(place, frames=frames, pixels=own)
+                return good, dataclasses.replace(good, answer=worse.answer, spans=worse.spans)
         raise InputError(
             f"no worse answer could be made for {_ATTEMPTS} samples, the last of them "
             f"{sample.video}, {sample.question!r}; allow more objective.perturbation.kinds, or "
@@ -227,7 +273,7 @@ class Batches:
 
     def __init__(self, maker: BatchMaker, *, steps: int):
         """Raises InputError where the hosts do not divide the batch."""
-        config = maker.config
+        config, self.source = maker.config, maker.source
         if config.batch_size % maker.hosts:
             raise InputError(
                 f"data.batch_size={config.batch_size} does not divide by {maker.hosts} hosts"

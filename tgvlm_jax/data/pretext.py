@@ -25,6 +25,8 @@ from tgvlm_jax.types import InputError, Sample
 SHARE = (1 / 6, 1 / 3)
 _LEAST = 4  # frames of a clip, so that two that changed leave as many that did not
 _KEPT_BYTES = 64 * 2**20  # of decoded frames
+_BUCKET_STREAM = 2  # of random numbers; 0 and 1 are those of the samples
+_FAR = 1 << 32  # samples
 
 # What is the case, and the same asked.
 _PHRASES = {
@@ -143,6 +145,19 @@ class AnomalyGrounding:
     def __reduce__(self) -> tuple[Any, ...]:
         keywords = {"size": self.size, "split": self.split, "seed": self.seed}
         return functools.partial(AnomalyGrounding, **keywords), (self.shards, self.config)
+
+    def numbers(self, step: int) -> range:
+        """The samples of global batch `step`."""
+        return range(step * self.config.batch_size, (step + 1) * self.config.batch_size)
+
+    def bucket(self, step: int) -> int:
+        """Frames that the clips of a batch have."""
+        rng = np.random.default_rng([self.seed, _BUCKET_STREAM, step])
+        return int(rng.choice(self.config.frames))
+
+    def another(self, number: int, *, attempt: int) -> int:
+        """A sample to take where one will not do; far from those of any run."""
+        return number + attempt * _FAR
 
     def sample(self, index: int, *, frames: int, pixels: bool = True) -> Sample:
         """Sample number `index`, with a clip of `frames` frames.

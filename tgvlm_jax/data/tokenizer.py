@@ -6,6 +6,8 @@ makes the one that the library ships, from the sentences that the pretext tasks 
 """
 
 import json
+import re
+import string
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from tgvlm_jax.data.chat import EVIDENCE, EVIDENCE_END, FRAME, TEMPLATES
 
 VOCAB_SIZE = 512
+_QUESTION_MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
 _TURNS = ("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
 
@@ -55,6 +58,14 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
+def question_pieces(corpus: Iterable[str]) -> list[str]:
+    """BERT's word pieces for a Q-Former of a tiny model: the words of a corpus, then letters."""
+    words = sorted({word for text in corpus for word in re.findall(r"[a-z]{2,}", text.lower())})
+    letters = [*string.ascii_lowercase, *string.digits]
+    pieces = [*_QUESTION_MARKS, *string.punctuation, *letters, *(f"##{x}" for x in letters)]
+    return [*pieces, *words]
+
+
 def tiny_corpus() -> list[str]:
     """Every sentence of the tiny models' world, turn texts included."""
     from tgvlm_jax.data.pretext import sentences
@@ -62,5 +73,12 @@ def tiny_corpus() -> list[str]:
     return [TEMPLATES["phi3"].before, *sentences()]
 
 
+def save_tiny(folder: Path) -> None:
+    """Writes what the library ships."""
+    save(train_tokenizer(tiny_corpus()), folder)
+    pieces = question_pieces(tiny_corpus())
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    save(train_tokenizer(tiny_corpus()), Path(sys.argv[1]))
+    save_tiny(Path(sys.argv[1]))

@@ -1,8 +1,8 @@
 """Brings a model and questions together: batches of samples in, answers with intervals out."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
 
 import jax
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64
 from tqdm import tqdm
 
 from tgvlm_jax import mesh as mesh_lib
+from tgvlm_jax.data.annotated import AnnotatedVideos, Skipped
 from tgvlm_jax.data.chat import EVIDENCE, EVIDENCE_END, Chat, render
 from tgvlm_jax.data.pipeline import collate
 from tgvlm_jax.data.pretext import AnomalyGrounding
@@ -20,7 +21,7 @@ from tgvlm_jax.grounding import spans as span_lib
 from tgvlm_jax.models import parameters
 from tgvlm_jax.rollout.sampler import Generation, generate
 from tgvlm_jax.schema import Experiment
-from tgvlm_jax.types import Sample
+from tgvlm_jax.types import InputError, Sample
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,15 +54,25 @@ def answer(
     mesh: Mesh | None = None,
 ) -> list[Answered]:
     """Answers questions in batches of one size, so that a bucket compiles once."""
+    return list(_answers(params, samples, experiment=experiment, chat=chat, mesh=mesh))
+
+
+def _answers(
+    params: parameters.Params,
+    samples: Sequence[Sample],
+    *,
+    experiment: Experiment,
+    chat: Chat,
+    mesh: Mesh | None,
+) -> Iterator[Answered]:
     size = experiment.evaluation.batch_size
-    answered: list[Answered] = []
     starts = range(0, len(samples), size)
     for start in tqdm(starts, desc="answering", unit="batch", leave=False, disable=None):
         part = list(samples[start : start + size])
         padded = part + part[-1:] * (size - len(part))
         found = _generate(params, padded, experiment=experiment, chat=chat, mesh=mesh)
-        answered += [_read(sample, found, row, chat) for row, sample in enumerate(part)]
-    return answered
+        for row, sample in enumerate(part):
+            yield _read(row, sample, found, experiment, chat)
 
 
 def _generate(
@@ -88,14 +99,19 @@ def _generate(
     return jax.device_get(found)
 
 
-def _read(sample: Sample, found: Generation, row: int, chat: Chat) -> Answered:
+def _read(
+    row: int, sample: Sample, found: Generation, experiment: Experiment, chat: Chat
+) -> Answered:
     tokens = found.tokens[row].tolist()
     tokens = tokens[: tokens.index(chat.end_id)] if chat.end_id in tokens else tokens
     raw = chat.decode(tokens)
     places = np.flatnonzero(np.asarray(tokens) == chat.evidence_id)
     grounding = found.grounding
     frames = grounding.spans[row, places].astype(np.int64)
-    seconds = span_lib.frames_to_seconds(frames, sample.seconds, duration=sample.duration)
+    if experiment.data.times == "points":
+        seconds = span_lib.points_to_seconds(frames, sample.seconds)
+    else:
+        seconds = span_lib.frames_to_seconds(frames, sample.seconds, duration=sample.duration)
     spoken = places[max(0, len(places) - _mentions(raw)) :]
     chosen = np.isin(places, spoken)
     truth = sample.spans
@@ -118,12 +134,16 @@ def _mentions(raw: str) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """Answers on held-out clips, their scores, and what blind answers score on the same clips."""
+    """Answers on held-out clips, their scores, and what blind answers score on the same clips.
+
+    `skipped` are records of an annotation file that could not be asked about.
+    """
 
     answered: list[Answered]
     scores: temporal.Scores
     kinds: dict[str, temporal.Scores]
     blind: dict[str, temporal.Scores]
+    skipped: Skipped = dataclasses.field(default_factory=Skipped)
 
     @property
     def ious(self) -> Float64[np.ndarray, "b"]:
@@ -145,39 +165,96 @@ class HeldOut:
         return {"held_out": self.scores.to_json()} | named
 
 
-def held_out_samples(
-    experiment: Experiment, *, size: tuple[int, int] | None = None
-) -> list[Sample]:
+class Clips(Sequence[Sample]):
+    """Held-out samples, each made when it is asked for, so that long videos fit in memory."""
+
+    def __init__(self, source: AnomalyGrounding | AnnotatedVideos, numbers: Sequence[int]):
+        """`numbers` are those of the samples in `source`."""
+        self._source, self._numbers = source, numbers
+        self._frames = max(source.config.frames)
+        self.skipped = source.skipped if isinstance(source, AnnotatedVideos) else Skipped()
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        return self._source.sample(self._numbers[index], frames=self._frames)
+
+
+def held_out_samples(experiment: Experiment, *, size: tuple[int, int] | None = None) -> Clips:
     """The evaluation clips, the same whatever the seed of training.
 
+    Of annotated records those count that ground something; `evaluation.samples` of them, evenly
+    spread over the file.
+
     Args:
-        experiment: names shards, kinds and the held-out part.
+        experiment: names shards, and kinds and the held-out part or the file of annotations.
         size: (height, width) of the frames; by default what the model takes.
+
+    Raises:
+        InputError: shards or annotations cannot be read, or nothing there is grounded.
     """
-    config = experiment.data
-    source = AnomalyGrounding(
+    config, count = experiment.data, experiment.evaluation.samples
+    if config.annotations and not config.eval_annotations:
+        raise InputError("data.eval_annotations='': name a file of records to be asked about")
+    annotated = bool(config.eval_annotations)
+    source = (AnnotatedVideos if annotated else AnomalyGrounding)(
         open_shards(config.shards),
         config,
         size=size or experiment.model.frame_size,
         split="eval",
         seed=experiment.evaluation.seed,
     )
-    count, frames = experiment.evaluation.samples, max(config.frames)
-    return [source.sample(index, frames=frames) for index in range(count)]
+    if not isinstance(source, AnnotatedVideos):
+        return Clips(source, range(count))
+    grounded = [n for n, record in enumerate(source.records) if len(record.spans)]
+    if not grounded:
+        raise InputError(f"{source.path}: no record has intervals to be found")
+    chosen = np.linspace(0, len(grounded) - 1, min(count, len(grounded))).round().astype(int)
+    return Clips(source, [grounded[n] for n in chosen])
 
 
 def evaluate(
     params: parameters.Params, *, experiment: Experiment, chat: Chat, mesh: Mesh | None = None
 ) -> HeldOut:
-    """Asks about the held-out clips and scores the answers."""
-    samples = held_out_samples(experiment)
-    answered = answer(params, samples, experiment=experiment, chat=chat, mesh=mesh)
+    """Asks about the held-out clips and scores the answers, which keep no pixels."""
+    clips = held_out_samples(experiment)
+    answered = [
+        dataclasses.replace(one, sample=_without_pixels(one.sample))
+        for one in _answers(params, clips, experiment=experiment, chat=chat, mesh=mesh)
+        if one.sample.readable
+    ]
+    if not answered:
+        raise InputError(
+            f"none of the {len(clips)} clips could be read; the first: {clips.skipped.first()}"
+        )
+    samples = [one.sample for one in answered]
     ious = np.array([one.iou for one in answered])
-    truths = np.stack([one.spans[0] - one.seconds[0] for one in samples])
+    most = max(len(one.spans) for one in samples)
+    truths = np.stack([_padded(one.spans - one.seconds[0], most) for one in samples])
     durations = np.array([one.duration - one.seconds[0] for one in samples])
     return HeldOut(
         answered=answered,
         scores=temporal.score(ious),
         kinds=temporal.score_kinds(ious, [one.kind for one in samples]),
         blind=temporal.blind(truths, durations),
+        skipped=clips.skipped,
     )
+
+
+def _without_pixels(sample: Sample) -> Sample:
+    return dataclasses.replace(sample, frames=np.zeros((len(sample.frames), 0, 0, 3), np.uint8))
+
+
+def _padded(spans: Float64[np.ndarray, "e 2"], count: int) -> Float64[np.ndarray, "count 2"]:
+    """The same stretch of time, in disjoint spans and then some that last for no time."""
+    merged = span_lib.merge(spans)
+    return np.concatenate([merged, np.zeros((count - len(merged), 2))])

@@ -44,8 +44,10 @@ def score_kinds(ious: Float[np.ndarray, "b"], kinds: Sequence[str]) -> dict[str,
     return dict(sorted(scored.items(), key=lambda item: -item[1].mean_iou))
 
 
-def blind(truths: Float[np.ndarray, "b 2"], durations: Float[np.ndarray, "b"]) -> dict[str, Scores]:
-    """What answers score that never look at the video.
+def blind(
+    truths: Float[np.ndarray, "b e 2"], durations: Float[np.ndarray, "b"]
+) -> dict[str, Scores]:
+    """What answers score that never look at the video; a truth is a set of disjoint spans.
 
     The constant interval is the best there is for these very questions, chosen with the truth at
     hand: an upper bound of what a model can reach by always giving the same answer.

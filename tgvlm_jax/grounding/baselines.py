@@ -1,4 +1,7 @@
-"""What answers score that never look at the video: the floor under every grounding result."""
+"""What answers score that never look at the video: the floor under every grounding result.
+
+A truth is a set of disjoint spans; those without length fill it up.
+"""
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -8,7 +11,7 @@ from tgvlm_jax.types import InputError
 
 
 def best_constant_span(
-    truths: Float[np.ndarray, "b 2"], durations: Float[np.ndarray, "b"], *, steps: int = 60
+    truths: Float[np.ndarray, "b e 2"], durations: Float[np.ndarray, "b"], *, steps: int = 60
 ) -> Float64[np.ndarray, "2"]:
     """The one (start, end), in fractions of the duration, with the best mean IoU on `truths`.
 
@@ -24,31 +27,31 @@ def best_constant_span(
     for i, start in enumerate(grid[:-1]):
         ends = grid[i + 1 :]
         candidates = np.stack([np.full_like(ends, start), ends], axis=-1)
-        scores = spans.pairwise_iou(candidates, scaled).mean(axis=1)
+        scores = spans.cover_iou(candidates, scaled).mean(axis=1)
         if scores.max() > best_score:
             best, best_score = candidates[scores.argmax()], scores.max()
     return best
 
 
 def constant_ious(
-    truths: Float[np.ndarray, "b 2"],
+    truths: Float[np.ndarray, "b e 2"],
     durations: Float[np.ndarray, "b"],
     *,
     span: Float[np.ndarray, "2"],
 ) -> Float[np.ndarray, "b"]:
     """IoU of the answer `span` (fractions of the duration) with every truth."""
-    return spans.iou(span, _fractions(truths, durations))
+    return spans.cover_iou(span[None], _fractions(truths, durations))[0]
 
 
 def whole_video_ious(
-    truths: Float[np.ndarray, "b 2"], durations: Float[np.ndarray, "b"]
+    truths: Float[np.ndarray, "b e 2"], durations: Float[np.ndarray, "b"]
 ) -> Float[np.ndarray, "b"]:
     """IoU of the answer "all of it" with every truth."""
     return constant_ious(truths, durations, span=np.array([0.0, 1.0]))
 
 
 def random_ious(
-    truths: Float[np.ndarray, "b 2"], durations: Float[np.ndarray, "b"], *, draws: int = 2048
+    truths: Float[np.ndarray, "b e 2"], durations: Float[np.ndarray, "b"], *, draws: int = 2048
 ) -> Float[np.ndarray, "b draws"]:
     """IoU of every truth with spans between two uniform instants; the mean is the expected IoU.
 
@@ -59,12 +62,12 @@ def random_ious(
     golden = (np.sqrt(5) - 1) / 2
     index = np.arange(draws)
     instants = np.stack([(index + 0.5) / draws, (index * golden) % 1], axis=-1)
-    return spans.pairwise_iou(_fractions(truths, durations), np.sort(instants, axis=-1))
+    return spans.cover_iou(np.sort(instants, axis=-1), _fractions(truths, durations)).T
 
 
 def _fractions(
-    truths: Float[np.ndarray, "b 2"], durations: Float[np.ndarray, "b"]
-) -> Float64[np.ndarray, "b 2"]:
+    truths: Float[np.ndarray, "b e 2"], durations: Float[np.ndarray, "b"]
+) -> Float64[np.ndarray, "b e 2"]:
     if len(truths) == 0 or np.any(durations <= 0):
         raise InputError("baselines need at least one truth and positive durations")
-    return truths.astype(np.float64) / durations[:, None]
+    return truths.astype(np.float64) / durations[:, None, None]

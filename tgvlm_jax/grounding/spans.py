@@ -34,6 +34,20 @@ def pairwise_iou(
     return iou(a[:, None], b[None, :])
 
 
+def cover_iou(
+    a: Float[np.ndarray, "rows 2"], b: Float[np.ndarray, "columns e 2"]
+) -> Float[np.ndarray, "rows columns"]:
+    """Intersection over union of every span of `a` with every set of disjoint spans in `b`.
+
+    Spans without length may fill up a set.
+    """
+    start = np.maximum(a[:, None, None, 0], b[..., 0])
+    end = np.minimum(a[:, None, None, 1], b[..., 1])
+    both = np.maximum(end - start, 0).sum(axis=-1)
+    either = (a[:, 1] - a[:, 0])[:, None] + (b[..., 1] - b[..., 0]).sum(axis=-1) - both
+    return np.asarray(both / np.where(either > 0, either, 1))
+
+
 def merge(spans: Float[np.ndarray, "spans 2"]) -> Float[np.ndarray, "merged 2"]:
     """The same stretch of time as sorted spans that neither overlap nor touch."""
     ordered = spans[np.argsort(spans[:, 0], kind="stable")]
@@ -111,12 +125,8 @@ def frames_to_seconds(
         InputError: a range is reversed or outside the video, or the times do not increase.
     """
     bounds = _bounds(seconds, duration)
-    first, last = frames[..., 0], frames[..., 1]
-    if np.any((first < 0) | (first > last) | (last >= seconds.size)):
-        raise InputError(
-            f"frame ranges must have 0 <= first <= last < {seconds.size}, got {frames.tolist()}"
-        )
-    return np.stack([bounds[first], bounds[last + 1]], axis=-1)
+    _check_ranges(frames, seconds.size)
+    return np.stack([bounds[frames[..., 0]], bounds[frames[..., 1] + 1]], axis=-1)
 
 
 def seconds_to_frames(
@@ -137,8 +147,7 @@ def seconds_to_frames(
         InputError: a span is reversed or not finite, or the times do not increase.
     """
     bounds = _bounds(seconds, duration)
-    if not np.all(np.isfinite(spans)) or np.any(spans[..., 0] > spans[..., 1]):
-        raise InputError(f"spans must be finite with start <= end, got {spans.tolist()}")
+    _check_spans(spans)
     between = (bounds[1:] + bounds[:-1]) / 2
     first = np.searchsorted(between, spans[..., 0])
     last = np.searchsorted(between, spans[..., 1]) - 1
@@ -146,6 +155,55 @@ def seconds_to_frames(
     middle = np.clip(middle, 0, seconds.size - 1)
     empty = first > last
     return np.stack([np.where(empty, middle, first), np.where(empty, middle, last)], axis=-1)
+
+
+def seconds_to_points(
+    spans: Float[np.ndarray, "... 2"], seconds: Float[np.ndarray, "f"], *, duration: float
+) -> Float64[np.ndarray, "... 2"]:
+    """Where bounds lie on the frames' own axis, in fractions of a frame (D2VLM 1.6, 11.1).
+
+    There second t *is* the frame at t, and a range covers the frames at both of its ends. Before
+    the first frame and beyond the last one the axis goes on evenly.
+
+    Args:
+        spans: (start, end) in seconds.
+        seconds: when each sampled frame is shown, strictly increasing.
+        duration: seconds, after the last frame.
+
+    Raises:
+        InputError: a span is reversed or not finite, or the times do not increase.
+    """
+    bounds = _bounds(seconds, duration)
+    _check_spans(spans)
+    step = (bounds[-2] - bounds[0]) / (seconds.size - 1) if seconds.size > 1 else np.diff(bounds)[0]
+    inside = np.interp(spans, bounds[:-1], np.arange(seconds.size, dtype=np.float64))
+    before, beyond = np.minimum(spans - bounds[0], 0), np.maximum(spans - bounds[-2], 0)
+    return np.asarray(inside + (before + beyond) / step, np.float64)
+
+
+def points_to_seconds(
+    frames: Int[np.ndarray, "... 2"], seconds: Float[np.ndarray, "f"]
+) -> Float64[np.ndarray, "... 2"]:
+    """Seconds at which the first and the last frame of each range are shown (D2VLM 1.7).
+
+    Raises:
+        InputError: a range is reversed or outside the video.
+    """
+    _check_ranges(frames, seconds.size)
+    return seconds.astype(np.float64)[frames]
+
+
+def _check_ranges(frames: Int[np.ndarray, "... 2"], count: int) -> None:
+    first, last = frames[..., 0], frames[..., 1]
+    if np.any((first < 0) | (first > last) | (last >= count)):
+        raise InputError(
+            f"frame ranges must have 0 <= first <= last < {count}, got {frames.tolist()}"
+        )
+
+
+def _check_spans(spans: Float[np.ndarray, "... 2"]) -> None:
+    if not np.all(np.isfinite(spans)) or np.any(spans[..., 0] > spans[..., 1]):
+        raise InputError(f"spans must be finite with start <= end, got {spans.tolist()}")
 
 
 def _bounds(seconds: Float[np.ndarray, "f"], duration: float) -> Float64[np.ndarray, "f+1"]:

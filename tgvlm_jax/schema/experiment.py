@@ -32,11 +32,23 @@ class DataConfig:
 
     Attributes:
         shards: folder that `tgvlm shard` wrote.
-        fps: frames a second of those shards.
+        fps: frames a second of those shards; annotated videos may have a whole multiple of it.
+        annotations: E.T. Instruct JSON to train on, about videos in the shards; "" makes questions
+            out of the videos themselves.
+        eval_annotations: the same for evaluation; "" where `annotations` is.
+        min_seconds, max_seconds, max_words: videos and answers outside are not trained on.
+        times: "covered": a frame is on screen until the next one, so an interval ends with that;
+            "points": frame and second are the same, ends included (D2VLM 1.7).
+        fit: how frames get the size that the tower takes: "stretch", or "centre" keeps the shape of
+            things and cuts off what is beside the middle (D2VLM 1.1).
         tokenizer: folder in Hugging Face format, or "tiny" for the one shipped with the library.
         template: chat template, a name in `tgvlm_jax.data.chat`.
+        question_vocab: BERT's vocab.txt for a tower that reads the question, or "tiny" for the one
+            shipped; "" where the tower does not. question_tokens: longest question in its pieces;
+            question_bucket: padded up to multiples of this.
         batch_size: samples a step over all hosts.
-        frames: the frame buckets: how many frames a batch may have.
+        frames: the frame buckets: how many frames a batch may have. An annotated video longer than
+            the largest one gets that many, evenly spread.
         strides: clips take every stride-th stored frame, drawn from these.
         kinds: anomalies to ground, among `ANOMALY_KINDS`.
         train_span, eval_span: the parts of every video, as fractions of its duration, that
@@ -46,13 +58,24 @@ class DataConfig:
         jitter: strength of the random colour change of a training clip; 0 is none.
         prompt_bucket, response_bucket: text lengths are padded up to multiples of these.
         max_events: spans an answer may have; evidence slots are padded to it.
+        max_sources: spans a question may point at by `<evi>`; 0 for none.
         threads: reader threads; prefetch: batches made ahead.
     """
 
     shards: str = ""
     fps: float = 4.0
+    annotations: str = ""
+    eval_annotations: str = ""
+    min_seconds: float = 5.0
+    max_seconds: float = 350.0
+    max_words: int = 200
+    times: Literal["covered", "points"] = "covered"
+    fit: Literal["stretch", "centre"] = "stretch"
     tokenizer: str = "tiny"
     template: str = "phi3"
+    question_vocab: str = ""
+    question_tokens: int = 256
+    question_bucket: int = 32
     batch_size: int = 8
     frames: tuple[int, ...] = (32,)
     strides: tuple[int, ...] = (1, 2)
@@ -65,6 +88,7 @@ class DataConfig:
     prompt_bucket: int = 16
     response_bucket: int = 16
     max_events: int = 1
+    max_sources: int = 0
     threads: int = 2
     prefetch: int = 4
 
@@ -76,6 +100,9 @@ class DataConfig:
             raise InputError("kinds, frames and strides must each name at least one")
         whole = ("batch_size", "frames", "strides", "max_events")
         positive(self, *whole, "prompt_bucket", "response_bucket")
+        positive(self, "question_tokens", "question_bucket", "max_words")
+        if self.max_sources < 0:
+            raise InputError(f"max_sources={self.max_sources}: give 0 or more")
         for name, (start, end) in (("train_span", self.train_span), ("eval_span", self.eval_span)):
             if not 0.0 <= start < end <= 1.0:
                 raise InputError(f"{name}=({start}, {end}) must be fractions 0 <= start < end <= 1")

@@ -16,14 +16,15 @@ import optax
 from jax.sharding import Mesh
 
 from tgvlm_jax import mesh as mesh_lib
-from tgvlm_jax.data.chat import Chat, load_chat
-from tgvlm_jax.data.pipeline import Batches, BatchMaker
+from tgvlm_jax.data.annotated import SKIPPED, AnnotatedVideos
+from tgvlm_jax.data.chat import Chat, open_chat
+from tgvlm_jax.data.pipeline import Batches, BatchMaker, round_up
 from tgvlm_jax.data.pretext import AnomalyGrounding
 from tgvlm_jax.data.shards import open_shards
 from tgvlm_jax.models import flops, parameters
 from tgvlm_jax.models.parameters import Params
 from tgvlm_jax.objectives import fpo, sft
-from tgvlm_jax.schema import Experiment, FpoConfig
+from tgvlm_jax.schema import Experiment, FpoConfig, FrameEncoderConfig
 from tgvlm_jax.train import checkpoint, model_folder, optim, state
 from tgvlm_jax.train.metrics import CompileCounter, MetricsWriter, Stopwatch, divide
 from tgvlm_jax.train.step import make_step
@@ -36,17 +37,24 @@ class Preempted(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a finished run leaves: final parameters and the number of steps this process ran."""
+    """What a finished run leaves.
+
+    Attributes:
+        params: the final ones. ran: steps of this process.
+        skipped: records left out, as `skipped.jsonl` lists them.
+    """
 
     params: Params
     ran: int
+    skipped: int = 0
 
 
 def check(experiment: Experiment, chat: Chat) -> None:
     """Fails before a device is touched where parts of a config do not fit each other.
 
     Raises:
-        InputError: the tokenizer has more tokens than the model.
+        InputError: the tokenizer has more tokens than the model, or the question's pieces do not
+            fit the tower that reads it.
     """
     rows = experiment.model.decoder.vocab_size
     if chat.vocab_size > rows:
@@ -54,12 +62,31 @@ def check(experiment: Experiment, chat: Chat) -> None:
             f"data.tokenizer has {chat.vocab_size} tokens, model.decoder.vocab_size={rows}; "
             "make the model's at least as large"
         )
+    tower, data = experiment.model.tower, experiment.data
+    reader = tower.compressor.qformer if isinstance(tower, FrameEncoderConfig) else None
+    reads = reader is not None and reader.vocab_size > 0
+    if reads != (chat.pieces is not None):
+        wanted = "BERT's vocab.txt" if reads else "''"
+        raise InputError(
+            f"data.question_vocab={data.question_vocab!r}: the model's tower "
+            f"{'reads the question' if reads else 'reads no question'}; set it to {wanted}"
+        )
+    if reader is None or chat.pieces is None:
+        return
+    longest = round_up(data.question_tokens, data.question_bucket)
+    if chat.pieces.vocab_size > reader.vocab_size or longest > reader.positions:
+        raise InputError(
+            f"questions of {chat.pieces.vocab_size} kinds of pieces, {longest} of them at most, do "
+            f"not fit the Q-Former's {reader.vocab_size} kinds and {reader.positions} positions: "
+            "change data.question_vocab, data.question_tokens or data.question_bucket"
+        )
 
 
 def batches(experiment: Experiment, chat: Chat) -> Batches:
     """The training data of an experiment, this host's part."""
     config, objective = experiment.data, experiment.objective
-    source = AnomalyGrounding(
+    kind = AnnotatedVideos if config.annotations else AnomalyGrounding
+    source = kind(
         open_shards(config.shards),
         config,
         size=experiment.model.frame_size,
@@ -78,6 +105,17 @@ def batches(experiment: Experiment, chat: Chat) -> Batches:
     return Batches(maker, steps=experiment.train.steps)
 
 
+def _skipped(data: Batches, workdir: Path, *, told: bool = False) -> int:
+    """Writes down what this host had to leave out of its data; how many records that is."""
+    if not isinstance(data.source, AnnotatedVideos):
+        return 0
+    host = jax.process_index()
+    data.source.skipped.write(workdir / (f"host{host}.{SKIPPED}" if host else SKIPPED))
+    if told and not host:
+        print(data.source.told(), flush=True)
+    return len(data.source.skipped)
+
+
 def train(experiment: Experiment, workdir: Path) -> Trained:
     """Runs an experiment in a work directory, or continues the one that is there.
 
@@ -89,7 +127,7 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
             longer a number.
         Preempted: SIGTERM came and the state was saved.
     """
-    chat = load_chat(experiment.data.tokenizer, experiment.data.template)
+    chat = open_chat(experiment.data)
     check(experiment, chat)
     mesh = mesh_lib.make(experiment.mesh)
     micro = experiment.data.batch_size // experiment.train.accumulate
@@ -105,6 +143,7 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
         if not checkpoint.has_steps(workdir):
             model_folder.start(experiment)
         checkpoint.save_experiment(workdir, experiment)  # from here on nothing is wrong with it
+        _skipped(data, workdir, told=True)
         with closing(checkpoint.Checkpoints(workdir, keep=experiment.train.keep)) as store:
             first = store.latest() or 0
             start = None if first else model_folder.start(experiment)
@@ -120,7 +159,7 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
                 writes=jax.process_index() == 0,
             )
             with closing(writer):
-                loop = _Loop(experiment, step, mesh, store, writer, sigterm)
+                loop = _Loop(experiment, workdir, step, mesh, store, writer, sigterm)
                 return loop.run(current, data, first=first)
 
 
@@ -164,6 +203,7 @@ class _Loop:
     """The steps, one ahead of the device; everything the host does happens in its shadow."""
 
     experiment: Experiment
+    workdir: Path
     step: Callable
     mesh: Mesh | None
     store: checkpoint.Checkpoints
@@ -191,9 +231,11 @@ class _Loop:
             if asked or number % config.checkpoint_every == 0 or number == total:
                 self._flush(upto=number)
                 self.store.save(number, current, data=data.get_state())
+                _skipped(data, self.workdir)
             if asked and number < total:
                 raise Preempted(f"stopped at step {number} of {total}; start again to go on")
-        return Trained(params=current.params, ran=total - first)
+        skipped = _skipped(data, self.workdir)
+        return Trained(params=current.params, ran=total - first, skipped=skipped)
 
     def _next(self, data: Batches) -> tuple[Batch | PreferenceBatch, float]:
         """The next batch on the devices, and how long they stood idle for want of it."""
