@@ -189,7 +189,7 @@ def test_a_file_that_breaks_later_costs_its_samples_only(source, film_folder, tm
 
 def test_filters_count_what_they_leave_out(source):
     """By the length that a record says, and by that of the file."""
-    short = [record(10, video="dot.mp4"), record(11, duration=3.0, tgt=(1, 2))]
+    short = [record(10, video="dot.mp4", tgt=(0, 0)), record(11, duration=3.0, tgt=(1, 2))]
     made = source([*RECORDS, *short], min_seconds=5.0)
     assert len(made) == len(RECORDS)
     assert made.filtered == {"video not of 5 to 350 seconds": 2}

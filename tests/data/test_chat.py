@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tgvlm_jax.data import pretext
 from tgvlm_jax.data.chat import TEMPLATES, Chat, check_answer, load_chat, render
@@ -17,6 +17,9 @@ TYPED = (
     "two\nlines\tand  spaces ",
     "naïve café, not nai\u0308ve cafe\u0301",
 )
+
+
+ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 @pytest.fixture
@@ -198,9 +201,53 @@ def test_tokenizers_that_do_not_fit(tmp_path, chat):
     path.write_text("{}")
     with pytest.raises(InputError, match="not a tokenizer"):
         load_chat(str(tmp_path), "phi3")
-    path.write_text(chat.tokenizer.to_str().replace("<frame>", "<frames>"))
-    with pytest.raises(InputError, match="the tokenizer has no '<frame>'"):
+    path.write_text(chat.tokenizer.to_str().replace("<|end|>", "<|END|>"))
+    with pytest.raises(InputError, match=r"no '<\|end\|>': it is not one for this data\.template"):
         load_chat(str(tmp_path), "phi3")
+
+
+# What the released code feeds a model with one video and one question; each special token is one.
+RENDERED = {
+    "phi3": (
+        "<|system|> \n You are a helpful AI assistant. <|end|> \n <|user|> \n V \nWhy? <|end|> \n "
+        "<|assistant|> \n"
+    ),
+    "llama3": (
+        "<|begin_of_text|> <|start_header_id|> system <|end_header_id|> \nYou are a helpful AI "
+        "assistant <|eot_id|> \n <|start_header_id|> user <|end_header_id|> \n V \nWhy? <|eot_id|> "
+        "\n <|start_header_id|> assistant <|end_header_id|> \n"
+    ),
+    "qwen2": (
+        "<|im_start|> system\nYou are a helpful assistant. <|im_end|> \n <|im_start|> user\n V "
+        "\nWhy? <|im_end|> \n <|im_start|> assistant\n"
+    ),
+    "gemma2": ("<bos> <start_of_turn> user\n V \nWhy? <end_of_turn> \n <start_of_turn> model\n"),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates(name, chat, tmp_path):
+    """A tokenizer of bytes that knows the template's tokens, and not those of evidence."""
+    wanted = RENDERED[name]
+    marks = [word for word in wanted.split() if word[0] == "<" and word[-1] == ">"]
+    marks += [TEMPLATES[name].pad]
+    bare = Tokenizer(models.BPE(vocab={x: i for i, x in enumerate(ALPHABET)}, merges=[]))
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bare.decoder = decoders.ByteLevel()
+    bare.add_special_tokens([*dict.fromkeys(marks)])
+    bare.save(str(tmp_path / "tokenizer.json"))
+    made = load_chat(str(tmp_path), name)
+    encoded = made.encode(sample(question="Why?", answer="<evi></evi> In <evi>.", spans=ONE))
+    said = made.tokenizer.decode(encoded.prompt.tolist(), skip_special_tokens=False)
+    assert said.replace("<frame>" * 6, "V").replace(" ", "") == wanted.replace(" ", "")
+    text = made.decode(encoded.response.tolist())
+    assert text == "<evi></evi> In <evi>."
+    assert encoded.response[-1] == made.end_id == bare.token_to_id(TEMPLATES[name].end)
+    # Behind all others, in this order.
+    size = bare.get_vocab_size()
+    tokens = ("<evi>", "</evi>", "<frame>")
+    assert [made.tokenizer.token_to_id(token) for token in tokens] == [size, size + 1, size + 2]
+    assert made.vocab_size == size + 3
 
 
 def test_another_end_of_turn(chat):

@@ -250,10 +250,8 @@ def test_seconds_may_be_frames(chat):
 
 
 def test_nothing_is_learned_from_what_cannot_be_read(chat):
-    read, unread = (
-        collated([sample(), sample(readable=False)], chat),
-        collated([sample()] * 2, chat),
-    )
+    both = collated([sample()] * 2, chat)
+    read = collated([sample(), sample(readable=False)], chat)
     assert read.response.mask[0].any()
     assert not read.response.mask[1].any()
     assert not read.response.evidence_mask[1].any()

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tgvlm_jax.report.charts import Chart
 from tgvlm_jax.report.run import RunReport, Score, choose_examples, write_report
 from tgvlm_jax.schema import Experiment
 from tgvlm_jax.train.metrics import read_metrics
+from tgvlm_jax.types import Sample
 
 CREDIT = (
     "Big Buck Bunny: (c) copyright 2008, Blender Foundation / www.bigbuckbunny.org, "
@@ -98,7 +100,7 @@ def _examples(found: HeldOut, experiment: Experiment) -> tuple:
     return tuple(_example(found, large, int(index)) for index in np.asarray(chosen))
 
 
-def _example(found: HeldOut, large: list, index: int):
+def _example(found: HeldOut, large: Sequence[Sample], index: int):
     sample = large[index]
     note = f"{sample.kind.replace('_', ' ')} · {sample.video} {format_clock(sample.seconds[0])}"
     return drawn(found.answered[index], pixels=sample.frames, note=note)

@@ -107,7 +107,7 @@ class AnnotatedVideos:
         self.filtered = collections.Counter(found.filtered)
         self.records: list[Annotation] = []
         for one in found.kept:
-            if reason := self._unusable(one):
+            if reason := self._videos.unusable(one):
                 self.skipped.add(one.where, reason)
             elif reason := annotations.wrong_length(self._videos.duration(one.video), limits):
                 self.filtered[reason] += 1
@@ -130,21 +130,6 @@ class AnnotatedVideos:
         filtered = [f"{reason}: {count}" for reason, count in self.filtered.items()]
         about = f"{self.path}: {len(self.records)} records about {videos} videos"
         return "; ".join([about, *left, *filtered])
-
-    def _unusable(self, one: Annotation) -> str:
-        """Why a good record cannot be used with these shards and settings."""
-        if self._videos.find(one.video) is None:
-            return self._videos.missing(one.video)
-        if not len(self._videos.frames(one.video)):
-            return f"video {one.video!r} has no frame that lasts"
-        duration = self._videos.duration(one.video)
-        latest = max(np.concatenate([one.spans[:, 0], one.sources[:, 0]]), default=0.0)
-        if latest > duration:
-            return f"an interval starts at {latest:g} s, the video has {duration:g} s"
-        for key, spans in (("max_events", one.spans), ("max_sources", one.sources)):
-            if len(spans) > (most := getattr(self.config, key)):
-                return f"{len(spans)} intervals, but data.{key}={most}"
-        return ""
 
     @functools.cached_property
     def words(self) -> list[str]:
@@ -228,12 +213,21 @@ class AnnotatedVideos:
         return bool(np.random.default_rng([self.seed, _PLACE, number]).random() < 0.5)
 
 
+def reasons(
+    shards: FrameShards, config: DataConfig, records: Sequence[Annotation]
+) -> dict[str, str]:
+    """Which of some good records cannot be used with these shards and settings, and why."""
+    videos = _Videos(shards, config)
+    found = {one.where: videos.unusable(one) for one in records}
+    return {where: reason for where, reason in found.items() if reason}
+
+
 class _Videos:
     """The videos of a shard folder by the paths that annotations name them with."""
 
     def __init__(self, shards: FrameShards, config: DataConfig):
         """Raises InputError unless every so-many-th stored frame makes `data.fps`."""
-        self.shards = shards
+        self.shards, self.config = shards, config
         self._ids = set(shards.video_ids)
         stored = shards.manifest.settings.fps
         self._stride = max(1, round(stored / config.fps)) if config.fps > 0 else 1
@@ -242,6 +236,21 @@ class _Videos:
                 f"{shards.directory}: has {stored:g} frames a second, of which data.fps="
                 f"{config.fps:g} cannot be taken evenly; set data.fps={stored:g}, or shard again"
             )
+
+    def unusable(self, one: Annotation) -> str:
+        """Why a good record cannot be used; "" where it can."""
+        if self.find(one.video) is None:
+            return self.missing(one.video)
+        if not len(self.frames(one.video)):
+            return f"video {one.video!r} has no frame that lasts"
+        duration = self.duration(one.video)
+        latest = max(np.concatenate([one.spans[:, 0], one.sources[:, 0]]), default=0.0)
+        if latest > duration:
+            return f"an interval starts at {latest:g} s, the video has {duration:g} s"
+        for key, spans in (("max_events", one.spans), ("max_sources", one.sources)):
+            if len(spans) > (most := getattr(self.config, key)):
+                return f"{len(spans)} intervals, but data.{key}={most}"
+        return ""
 
     def find(self, path: str) -> VideoEntry | None:
         """What is known about a video: named by its path, with its suffix or without."""

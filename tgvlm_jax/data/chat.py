@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64, Int32
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from tgvlm_jax.data.wordpiece import LONGEST, QuestionTokenizer
 from tgvlm_jax.schema import DataConfig
@@ -21,6 +21,7 @@ from tgvlm_jax.types import InputError, Sample
 EVIDENCE = "<evi>"
 EVIDENCE_END = "</evi>"
 FRAME = "<frame>"
+_NONE = np.zeros(0, np.int32)
 _TINY = Path(str(importlib.resources.files("tgvlm_jax"))) / "assets" / "tiny_tokenizer"
 
 
@@ -35,6 +36,9 @@ class Template:
     pad: str
 
 
+# As the released code of E.T.Chat and D2VLM has them, which is not always what the makers of the
+# language models do (D2VLM 1.4): Llama's headers end with one line break, not two, and its system
+# text without a full stop. The first token of the text (BOS) stands where their tokenizers add it.
 TEMPLATES = {
     "phi3": Template(
         before="<|system|>\nYou are a helpful AI assistant.<|end|>\n<|user|>\n",
@@ -42,6 +46,28 @@ TEMPLATES = {
         after_question="<|end|>\n<|assistant|>\n",
         end="<|end|>",
         pad="<|endoftext|>",
+    ),
+    "llama3": Template(
+        before="<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n"
+        "You are a helpful AI assistant<|eot_id|>\n<|start_header_id|>user<|end_header_id|>\n",
+        after_frames="\n",
+        after_question="<|eot_id|>\n<|start_header_id|>assistant<|end_header_id|>\n",
+        end="<|eot_id|>",
+        pad="<|end_of_text|>",
+    ),
+    "qwen2": Template(
+        before="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
+        after_frames="\n",
+        after_question="<|im_end|>\n<|im_start|>assistant\n",
+        end="<|im_end|>",
+        pad="<|endoftext|>",
+    ),
+    "gemma2": Template(
+        before="<bos><start_of_turn>user\n",
+        after_frames="\n",
+        after_question="<end_of_turn>\n<start_of_turn>model\n",
+        end="<end_of_turn>",
+        pad="<pad>",
     ),
 }
 
@@ -60,10 +86,10 @@ class Encoded:
 
     prompt: Int32[np.ndarray, "p"]
     visual_index: Int32[np.ndarray, "p"]
-    sources: Int32[np.ndarray, "s"]
-    question: Int32[np.ndarray, "q"]
     response: Int32[np.ndarray, "t"]
     evidence: Int32[np.ndarray, "e"]
+    sources: Int32[np.ndarray, "s"] = dataclasses.field(default_factory=lambda: _NONE)
+    question: Int32[np.ndarray, "q"] = dataclasses.field(default_factory=lambda: _NONE)
 
 
 class Chat:
@@ -83,7 +109,10 @@ class Chat:
     def _id(self, token: str) -> int:
         found = self.tokenizer.token_to_id(token)
         if found is None:
-            raise InputError(f"the tokenizer has no {token!r}; add it as a special token")
+            raise InputError(
+                f"the tokenizer has no {token!r}: it is not one for this data.template; set that "
+                f"to one of {', '.join(TEMPLATES)}"
+            )
         return found
 
     def _ids(self, text: str) -> list[int]:
@@ -189,6 +218,9 @@ def load_chat(
 ) -> Chat:
     """Opens a tokenizer for a template.
 
+    `<evi>`, `</evi>` and `<frame>` are put behind its other tokens where it does not have them, in
+    this order, as the released code does (D2VLM 1.4).
+
     Args:
         tokenizer: a folder in Hugging Face format, or "tiny". template: a name in `TEMPLATES`.
         question_vocab: BERT's vocab.txt for a tower that reads the question, or "tiny"; "" without
@@ -207,6 +239,8 @@ def load_chat(
         loaded = Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust library raises plain Exception
         raise InputError(f"{path}: not a tokenizer of the tokenizers library ({error})") from error
+    known = (EVIDENCE, EVIDENCE_END, FRAME)
+    loaded.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in known])
     pieces = None
     if question_vocab:
         vocab = _TINY / "vocab.txt" if question_vocab == "tiny" else Path(question_vocab)

@@ -166,13 +166,14 @@ def _sources_row(sample: Sample, one: Encoded, length: int, config: DataConfig) 
     slots = np.full(length, -1, np.int32)
     slots[one.sources] = np.arange(count)
     spans = np.zeros((most, 2), np.float32)
-    spans[:count] = _frame_ranges(sample.sources, sample, config)
+    spans[:count] = frame_ranges(sample.sources, sample, config)
     return Sources(slots=slots, spans=spans)
 
 
-def _frame_ranges(
+def frame_ranges(
     spans: Float64[np.ndarray, "e 2"], sample: Sample, config: DataConfig
 ) -> Num[np.ndarray, "e 2"]:
+    """(first, last) frame of spans in seconds, by the convention of `data.times`."""
     points = config.times == "points"
     convert = span_lib.seconds_to_points if points else span_lib.seconds_to_frames
     return convert(spans, sample.seconds, duration=sample.duration)
@@ -192,7 +193,7 @@ def _response_row(
     if len(one.evidence):
         slots = np.concatenate([np.arange(count), most + np.arange(count)])
         evidence[one.evidence] = slots
-        frames = _frame_ranges(sample.spans, sample, config)
+        frames = frame_ranges(sample.spans, sample, config)
         spans[slots] = np.concatenate([frames, frames])
         mask[slots] = sample.readable
     return Response(
