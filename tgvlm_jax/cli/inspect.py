@@ -1,8 +1,10 @@
-"""tgvlm inspect: show what is in a config, in frame shards, or in a checkpoint.
+"""tgvlm inspect: show what is in a config, in frame shards, in annotations, or in a checkpoint.
 
 $ tgvlm inspect --config configs/tiny.py            # every key and value
 $ tgvlm inspect --shards runs/shards                # videos, frames, sizes
 $ tgvlm inspect --shards runs/shards --verify       # reads every byte, too
+$ tgvlm inspect --annotations evi.json              # tasks, a rendered record, every bad one
+$ tgvlm inspect --annotations evi.json --config configs/d2vlm_sft.py --shards runs/et --record 3
 $ tgvlm inspect --checkpoint runs/demo/seed0        # steps, parameters by part, last losses
 $ tgvlm inspect --checkpoint Phi-3-mini-4k-instruct # the same in Hugging Face format: does it fit?
 """
@@ -25,17 +27,28 @@ def flags(flag_values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string(
         "checkpoint", None, "<DIR>: of a run, or in Hugging Face format", flag_values=flag_values
     )
+    absl_flags.DEFINE_string(
+        "annotations", None, "<FILE>: E.T. Instruct JSON", flag_values=flag_values
+    )
+    absl_flags.DEFINE_integer(
+        "record", 0, "which good record of --annotations is rendered", flag_values=flag_values
+    )
     absl_flags.DEFINE_bool(
         "verify", False, "compare all of the shards with their hashes", flag_values=flag_values
     )
 
 
-def main(flags: absl_flags.FlagValues) -> None:
-    """Runs the verb."""
-    if not (flags.config or flags.shards or flags.checkpoint):
-        raise InputError("say what to inspect: --config FILE, --shards DIR or --checkpoint DIR")
+def main(flags: absl_flags.FlagValues) -> int:
+    """Runs the verb; the status is 1 where annotations have a bad record."""
+    if not (flags.config or flags.shards or flags.checkpoint or flags.annotations):
+        raise InputError(
+            "say what to inspect: --config FILE, --shards DIR, --annotations FILE or "
+            "--checkpoint DIR"
+        )
     if flags.verify and not flags.shards:
         raise InputError("--verify is about shards; name them: --shards DIR")
+    if flags.annotations:
+        return _annotations(flags)
     if flags.config:
         _config(flags.config)
     if flags.shards:
@@ -44,6 +57,20 @@ def main(flags: absl_flags.FlagValues) -> None:
         folder = Path(flags.checkpoint)
         theirs = (folder / "config.json").exists() and not (folder / "experiment.json").exists()
         (_published if theirs else _checkpoint)(folder)
+    return 0
+
+
+def _annotations(flags: absl_flags.FlagValues) -> int:
+    from tgvlm_jax.cli import inspect_annotations
+    from tgvlm_jax.config import freeze
+    from tgvlm_jax.schema import Experiment
+
+    return inspect_annotations.run(
+        Path(flags.annotations),
+        experiment=freeze(flags.config, Experiment) if flags.config else None,
+        shards=Path(flags.shards) if flags.shards else None,
+        record=flags.record,
+    )
 
 
 def _config(config) -> None:
