@@ -1,9 +1,10 @@
 """Little films whose every event is known to the frame: BabyAI missions, solved and rendered.
 
-In a MiniGrid room with objects and doors the BabyAI bot carries out missions one after another:
-it carries an object next to another, keeps a door open for a while, or waits at an object. What it
-carries is shown in the upper left corner. The intervals are read off the states of the world, not
-off the plan, and an episode in which the bot had to do something else on the way is thrown away.
+In a MiniGrid room with objects and doors the BabyAI bot carries out missions one after another: it
+carries an object next to another, keeps a door open for a while, or waits at an object. Beside the
+room stands, enlarged, what it carries and what it stands before. The intervals are read off the
+states of the world, not off the plan, and an episode in which the bot had to do something else on
+the way is thrown away.
 """
 
 import dataclasses
@@ -17,16 +18,16 @@ from jaxtyping import UInt8
 from tgvlm_jax.types import InputError
 
 FPS = 4  # actions, and so frames, a second
-COLUMNS, ROWS, TILE = 8, 6, 16
+SIDE, TILE = 6, 16  # of the room in tiles, of a tile in pixels
 COLORS = ("blue", "green", "red", "yellow")
 OBJECTS = ("ball", "box", "key")
 ACTIONS = ("carry", "open", "wait")
 KINDS = (*ACTIONS, "walk")
-_DOORS = 3
+_DOORS, _THINGS = 3, 4
 _TRIES = 400
 _LONGEST_WALK = 40
 _EVENT = (4, 12)  # frames, 1 to 3 s
-_LENGTH = (32, 72)  # frames of an episode, 8 to 18 s
+_LENGTH = (28, 60)  # frames of an episode, 7 to 15 s
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ def check_installed() -> None:
 
 
 def episode(seed: int | Sequence[int]) -> Episode:
-    """The episode of a seed: 3 or 4 missions, 8 to 18 seconds.
+    """The episode of a seed: 3 or 4 missions, 7 to 15 seconds.
 
     At least two of them are of the same kind, with other objects, and none comes twice.
 
@@ -111,7 +112,7 @@ def _room_class() -> Any:
         def __init__(self, rng: np.random.Generator):
             self._rng = rng
             space = MissionSpace(mission_func=lambda: "")
-            super().__init__(space, width=COLUMNS, height=ROWS, max_steps=10**6)
+            super().__init__(space, width=SIDE, height=SIDE, max_steps=10**6)
 
         def _gen_grid(self, width: int, height: int) -> None:
             self.grid = Grid(width, height)
@@ -138,42 +139,47 @@ def _room_class() -> Any:
 
 
 def _furnish(room: Any, rng: np.random.Generator) -> None:
-    """Puts three doors into the walls, five or six objects and the agent inside."""
+    """Puts doors into the walls, objects and the agent inside."""
     from minigrid.core.world_object import Ball, Box, Door, Key
 
-    across, down = range(1, COLUMNS - 1), range(1, ROWS - 1)
-    walls = [(x, y) for x in across for y in (0, ROWS - 1)]
-    walls += [(x, y) for x in (0, COLUMNS - 1) for y in down]
+    inside = [(x, y) for x in range(1, SIDE - 1) for y in range(1, SIDE - 1)]
+    walls = [(x, y) for x in range(1, SIDE - 1) for y in (0, SIDE - 1)]
+    walls += [(y, x) for x, y in walls]
     doors = rng.permutation(walls)[:_DOORS]
     colors = rng.choice(COLORS, _DOORS, replace=False).tolist()
     for (x, y), color in zip(doors.tolist(), colors, strict=True):
         room.put_obj(Door(color), x, y)
     # Nothing stands in front of a door, so that nothing need be moved away.
-    free = [(x, y) for x in across for y in down if np.abs(doors - (x, y)).sum(1).min() > 1]
+    free = [cell for cell in inside if np.abs(doors - cell).sum(axis=1).min() > 1]
     cells = rng.permutation(free).tolist()
     names = [(kind, color) for kind in (Ball, Box, Key) for color in COLORS]
-    chosen = rng.choice(len(names), int(rng.integers(5, 7)), replace=False)
+    chosen = rng.choice(len(names), _THINGS, replace=False)
     for (x, y), number in zip(cells, chosen, strict=False):
         kind, color = names[number]
         room.put_obj(kind(color), x, y)
     column, row = cells[len(chosen)]
     room.agent_pos = (column, row)
-    room.agent_dir = int(rng.integers(4))
+    for direction in rng.permutation(4).tolist():  # at first it faces nothing, if it can
+        room.agent_dir = direction
+        ahead = room.grid.get(*room.front_pos)
+        if ahead is None or ahead.type == "wall":
+            break
 
 
 def _picture(room: Any) -> UInt8[np.ndarray, "y x 3"]:
-    """All of the room from above; what is carried lies in the upper left corner."""
-    shown = room.grid.grid.copy()
-    shown[0] = room.carrying or shown[0]
-    agent = room.agent_pos[1] * COLUMNS + room.agent_pos[0]
-    tiles = [
-        room.grid.render_tile(
-            cell, tile_size=TILE, agent_dir=room.agent_dir if place == agent else None
-        )
-        for place, cell in enumerate(shown)
+    """The room from above; right of it, twice as large, what is carried and what is ahead."""
+    tile = room.grid.render_tile
+    agent = room.agent_pos[1] * SIDE + room.agent_pos[0]
+    cells = [
+        tile(cell, tile_size=TILE, agent_dir=room.agent_dir if place == agent else None)
+        for place, cell in enumerate(room.grid.grid)
     ]
-    rows = np.stack(tiles).astype(np.uint8).reshape(ROWS, COLUMNS, TILE, TILE, 3)
-    return rows.transpose(0, 2, 1, 3, 4).reshape(ROWS * TILE, COLUMNS * TILE, 3)
+    rows = np.stack(cells).astype(np.uint8).reshape(SIDE, SIDE, TILE, TILE, 3)
+    ahead = room.grid.get(*room.front_pos)
+    shown = (room.carrying, None if ahead and ahead.type == "wall" else ahead, None)
+    panel = [tile(thing, tile_size=2 * TILE).astype(np.uint8) for thing in shown]
+    seen = rows.transpose(0, 2, 1, 3, 4).reshape(SIDE * TILE, SIDE * TILE, 3)
+    return np.concatenate([seen, np.concatenate(panel)], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +209,7 @@ class _Play:
         self._rest(0, 7)
         for kind, target in plan:
             getattr(self, f"_{kind}")(target)
-            self._rest(0, 5)
+            self._rest(0, 4)
         self._rest(0, 5)
         if not _LENGTH[0] <= len(self._frames) <= _LENGTH[1]:
             raise _Detour
@@ -263,6 +269,8 @@ class _Play:
         first = len(self._states) - 1
         self._solve(GoToInstr(_described(target)))
         begin = len(self._states) - 1
+        if begin == first:
+            raise _Detour  # it was there already, and nobody sees when the wait begins
         self._rest(_EVENT[0] - 1, _EVENT[1] - 1)
         self._note("walk", target, first, begin)
         self._note("wait", target, begin, len(self._states))

@@ -1,0 +1,46 @@
+"""A tiny model on rendered films whose events are known to the frame: language grounding, on a CPU.
+
+    tgvlm games --out runs/games --episodes 1500
+    tgvlm shard --videos runs/games/videos --out runs/games/shards --fps 2 --height 48 --width 64
+    tgvlm train --config configs/games.py:data=runs/games --workdir runs/games/run
+    python benchmarks/games_scores.py runs/games/run
+
+Grounding, dense captioning and referring questions together (docs/data_format.md). Arguments after a
+colon: `data=DIR` (what `tgvlm games` wrote), `steps=N`.
+"""
+
+from tgvlm_jax.config import parse_arg, to_config_dict
+from tgvlm_jax.schema import Experiment
+
+
+def get_config(arg: str | None = None):
+    """Supervised fine-tuning from scratch."""
+    args = parse_arg(arg, data="runs/games", steps=700)
+    config = to_config_dict(Experiment(name="games"))
+
+    config.model.unroll = 4
+
+    config.data.shards = f"{args.data}/shards"
+    config.data.annotations = f"{args.data}/train.json"
+    config.data.eval_annotations = f"{args.data}/val.json"
+    config.data.tokenizer = f"{args.data}/tokenizer"
+    config.data.fps = 2.0
+    config.data.frames = (36,)
+    config.data.max_events = 4
+    config.data.max_sources = 1
+    # One shape of batch, so that the step compiles once.
+    config.data.prompt_bucket = 64
+    config.data.response_bucket = 40
+
+    config.optim.name = "muon"
+    config.optim.lr = 3e-3
+    config.optim.warmup_steps = 20
+    config.optim.weight_decay = 0.05
+    config.optim.beta2 = 0.98
+
+    config.train.steps = args.steps
+    config.train.checkpoint_every = 100
+    config.train.log_every = 20
+
+    config.evaluation.max_tokens = 40
+    return config
