@@ -3,9 +3,9 @@
     python benchmarks/games_scores.py runs/games/run                  # one run
     python benchmarks/games_scores.py --name sft a b c --name fpo d e f   # means over seeds
 
-Prints a table, and with --out FILE writes every figure as JSON. Grounding: mean IoU and F1 at an IoU
-of 0.5. Captions: F1 of times alone, and of times and words together. Referring: share of answers in
-the very words of the truth.
+Prints a table, and with --out FILE writes every figure as JSON. Grounding: mean IoU and F1 at an
+IoU of 0.5. Captions: F1 of times alone, and of times and words together. Referring: share of
+answers in the very words of the truth.
 """
 
 import argparse

@@ -1,12 +1,12 @@
 """A tiny model on rendered films whose events are known to the frame: language grounding, on a CPU.
 
-    tgvlm games --out runs/games --episodes 1500
+    tgvlm games --out runs/games --episodes 1000
     tgvlm shard --videos runs/games/videos --out runs/games/shards --fps 2 --height 48 --width 64
     tgvlm train --config configs/games.py:data=runs/games --workdir runs/games/run
     python benchmarks/games_scores.py runs/games/run
 
-Grounding, dense captioning and referring questions together (docs/data_format.md). Arguments after a
-colon: `data=DIR` (what `tgvlm games` wrote), `steps=N`.
+Grounding, dense captioning and referring questions together (docs/data_format.md). Arguments after
+a colon: `data=DIR` (what `tgvlm games` wrote), `steps=N`.
 """
 
 from tgvlm_jax.config import parse_arg, to_config_dict
@@ -25,7 +25,7 @@ def get_config(arg: str | None = None):
     config.data.eval_annotations = f"{args.data}/val.json"
     config.data.tokenizer = f"{args.data}/tokenizer"
     config.data.fps = 2.0
-    config.data.frames = (36,)
+    config.data.frames = (30,)
     config.data.max_events = 4
     config.data.max_sources = 1
     # One shape of batch, so that the step compiles once.

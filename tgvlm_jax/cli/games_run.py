@@ -52,7 +52,7 @@ def run(out: Path, *, episodes: int, validation: int, seed: int, kinds: Sequence
         f"next:  tgvlm shard --videos {where}/videos --out {where}/shards"
         " --fps 2 --height 48 --width 64"
     )
-    print(f"then:  tgvlm train --config configs/games.py:{where} --workdir {where}/run")
+    print(f"then:  tgvlm train --config configs/games.py:data={where} --workdir {where}/run")
 
 
 def _episodes(counts: dict[str, int], *, seed: int) -> Iterator[tuple[str, games.Episode]]:

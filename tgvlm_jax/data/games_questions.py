@@ -147,7 +147,7 @@ def blind(found: Sequence[dict[str, Any]]) -> Blind:
 
 
 def _constant_ious(found: Sequence[dict[str, Any]]) -> np.ndarray:
-    truths = np.array([one["tgt"] for one in found], np.float64).reshape(-1, 2)
+    truths = np.array([one["tgt"] for one in found], np.float64).reshape(-1, 1, 2)
     durations = np.array([one["duration"] for one in found], np.float64)
     span = baselines.best_constant_span(truths, durations)
     return baselines.constant_ious(truths, durations, span=span)
