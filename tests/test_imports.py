@@ -32,7 +32,7 @@ SEES = {
     "rollout": BASE | {"grounding", "ops", "models"},
     "train": BASE
     | {"grounding", "ops", "models", "weights", "data", "rewards", "objectives", "rollout"},
-    "report": {"types", "files", "grounding"},
+    "report": {"types", "files", "grounding", "text"},
 }
 EVERYTHING = {*SEES, "evaluation", "cli"}
 SEES["cli"] = SEES["__main__"] = EVERYTHING

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tgvlm_jax.evaluation import charades, choice_rules, choices, egoexo4d, qvhighlights
-from tgvlm_jax.evaluation.tables import Table
+from tgvlm_jax.text.tables import Table
 from tgvlm_jax.types import InputError
 
 
@@ -53,9 +53,9 @@ def test_mvbench(tmp_path):
 
 def test_videomme_leaves_unread_answers_out(tmp_path):
     row = {
-        "video_id": "001", "duration": "short", "domain": "Knowledge", "sub_category": "Law",
-        "task_type": "Counting", "question": "q?", "options": ["A.", "B.", "C.", "D."],
-        "answer": "B",
+        "question_id": "001-1", "video_id": "001", "duration": "short", "domain": "Knowledge",
+        "sub_category": "Law", "task_type": "Counting", "question": "q?",
+        "options": ["A.", "B.", "C.", "D."], "answer": "B",
     }  # fmt: skip
     path = write(tmp_path, [row, row, row, row | {"duration": "tiny"}])
     loaded = choices.read_videomme(path)

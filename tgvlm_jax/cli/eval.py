@@ -1,10 +1,19 @@
-"""tgvlm eval: score a checkpoint on held-out clips, beside answers that never look.
+"""tgvlm eval: score a checkpoint, on its own held-out clips or on a benchmark.
 
     $ tgvlm eval --checkpoint runs/tiny
     $ tgvlm eval --checkpoint runs/tiny --config configs/tiny.py --config.evaluation.samples=480
 
-Prints tables and writes metrics.json and report.html. Without --config the clips are those that
-the run itself held out.
+    $ tgvlm eval --benchmark etbench --annotations etbench_evi_v1.0.json --videos DIR \\
+        --checkpoint runs/d2vlm --workdir runs/d2vlm/etbench
+    $ tgvlm eval --benchmark etbench --annotations FILE --answers answers.jsonl --workdir DIR
+
+Held-out clips are those of the run itself, or of --config; blind answers are scored beside them.
+Of a benchmark (etbench, charades, youcook2, mvbench, videomme) the annotation files are its
+released ones. Answers go to answers.jsonl in the work folder as they are made; a run that was
+stopped goes on from there. With --answers no model is needed: JSON lines {"question", "answer"}, or
+the benchmark's own records with the answer in `a`, which then are annotations as well.
+
+Prints tables and writes metrics.json and report.html.
 """
 
 from pathlib import Path
@@ -12,25 +21,71 @@ from pathlib import Path
 from absl import flags as absl_flags
 
 from tgvlm_jax.cli.flags import define_config
+from tgvlm_jax.types import InputError
 
 
 def flags(flag_values: absl_flags.FlagValues) -> None:
     """Defines the flags of the verb."""
     define_config(flag_values, required=False)
-    absl_flags.DEFINE_string(
-        "checkpoint", None, "<DIR>: work folder of a run", flag_values=flag_values, required=True
-    )
-    absl_flags.DEFINE_string(
-        "workdir", None, "<DIR>: for the results; CHECKPOINT/eval if none", flag_values=flag_values
+    texts = {
+        "checkpoint": "<DIR>: work folder of a run",
+        "workdir": "<DIR>: for the results; CHECKPOINT/eval if none",
+        "benchmark": "<NAME>: etbench, charades, youcook2, mvbench or videomme",
+        "videos": "<DIR>: the benchmark's videos",
+        "answers": "<FILE>: score these, without a model",
+        "scoring": "<NAME>: which published rules; the benchmark's first if none",
+    }
+    for name, about in texts.items():
+        absl_flags.DEFINE_string(name, None, about, flag_values=flag_values)
+    absl_flags.DEFINE_list(
+        "annotations", [], "<FILE,...>: the benchmark's annotation files", flag_values=flag_values
     )
 
 
 def main(flags: absl_flags.FlagValues) -> None:
     """Runs the verb."""
+    if flags.benchmark is None:
+        _held_out(flags)
+        return
+    from tgvlm_jax.cli import benchmark_run
+
+    if not (flags.annotations or flags.answers):
+        raise InputError("--annotations FILE is missing: the benchmark's annotation file")
+    if flags.answers is None and (flags.checkpoint is None or flags.videos is None):
+        raise InputError(
+            "a benchmark needs --checkpoint DIR and --videos DIR, or --answers FILE to score"
+        )
+    if flags.answers is not None and flags.checkpoint is not None:
+        raise InputError("--answers are there already: leave --checkpoint out")
+    if flags.config is not None and flags.checkpoint is None:
+        raise InputError("--config is about a model: it needs --checkpoint DIR")
+    model, out = None, flags.workdir
+    if flags.checkpoint is not None:
+        run, videos = Path(flags.checkpoint), Path(flags.videos)
+        model = benchmark_run.Asked(checkpoint=run, videos=videos, config=flags.config)
+        out = out or run / f"eval_{flags.benchmark}"
+    if out is None:
+        raise InputError("--workdir DIR is missing: where the results go")
+    benchmark_run.run(
+        flags.benchmark,
+        [Path(path) for path in flags.annotations],
+        answers=Path(flags.answers) if flags.answers else None,
+        model=model,
+        scoring=flags.scoring,
+        out=Path(out),
+    )
+
+
+def _held_out(flags: absl_flags.FlagValues) -> None:
     from tgvlm_jax import files
     from tgvlm_jax.cli import results, session
     from tgvlm_jax.evaluation.runner import evaluate
 
+    if flags.checkpoint is None:
+        raise InputError("--checkpoint is missing (see tgvlm eval --help)")
+    for name in ("annotations", "videos", "answers", "scoring"):
+        if flags[name].value:
+            raise InputError(f"--{name} is about a benchmark; name it: --benchmark NAME")
     session.prepare_jax()
     out = Path(flags.workdir or Path(flags.checkpoint) / "eval")
     model = session.open_model(Path(flags.checkpoint), config=flags.config)

@@ -27,7 +27,7 @@ from tgvlm_jax.evaluation.records import (
     read_records,
     read_text,
 )
-from tgvlm_jax.evaluation.tables import Table
+from tgvlm_jax.text.tables import Table
 from tgvlm_jax.types import InputError
 
 THRESHOLDS = (0.3, 0.5, 0.7)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tgvlm_jax.evaluation.records import Fields, Loaded, read_json, read_records
-from tgvlm_jax.evaluation.tables import Table
+from tgvlm_jax.text.tables import Table
 from tgvlm_jax.types import InputError
 
 LETTERS = "ABCDEFGHIJKLMN"
@@ -61,8 +61,15 @@ class MvbenchQuestion:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideommeQuestion:
-    """One question of Video-MME; `duration` is short, medium or long, `answer` a letter."""
+    """One question of Video-MME.
 
+    Attributes:
+        name: its id. file: the video's file without its ending.
+        duration: short, medium or long. answer: a letter.
+    """
+
+    name: str
+    file: str
     video: str
     duration: str
     domain: str
@@ -89,8 +96,11 @@ class ChoiceResult:
 
     def text(self) -> str:
         """All tables and the overall accuracy."""
-        last = f"{self.benchmark} overall: {self.overall:.2f}%; answers not counted: {self.unread}"
-        return "\n\n".join([*(table.text() for table in self.tables), last])
+        return "\n\n".join([*(table.text() for table in self.tables), self.summary()])
+
+    def summary(self) -> str:
+        """The overall accuracy, in one line."""
+        return f"{self.benchmark} overall: {self.overall:.2f}%; answers not counted: {self.unread}"
 
     def to_json(self) -> dict[str, Any]:
         """Every figure."""
@@ -135,6 +145,8 @@ def read_videomme(path: str | os.PathLike[str]) -> Loaded[VideommeQuestion]:
         if len(options) != 4:
             raise fields.problem(f"'options' must be 4, found {len(options)}")
         return VideommeQuestion(
+            name=fields.word("question_id"),
+            file=fields.word("videoID" if "videoID" in fields.row else "video_id"),
             video=fields.word("video_id"),
             duration=fields.choice("duration", ("short", "medium", "long")),
             domain=fields.word("domain"),

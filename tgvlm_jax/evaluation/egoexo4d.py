@@ -14,7 +14,7 @@ from jaxtyping import Float64
 from scipy import special
 
 from tgvlm_jax.evaluation.records import Fields, read_json
-from tgvlm_jax.evaluation.tables import Table
+from tgvlm_jax.text.tables import Table
 from tgvlm_jax.types import InputError
 
 LABELS = ("Novice", "Early Expert", "Intermediate Expert", "Late Expert")

@@ -28,7 +28,7 @@ from tgvlm_jax.evaluation.etbench_grounding import (
     score_moment,
     score_summary,
 )
-from tgvlm_jax.evaluation.tables import Table
+from tgvlm_jax.text.tables import Table
 from tgvlm_jax.types import InputError
 
 # What the benchmark's table shows of each task, in its order ("EVC" is its name for eca there).
@@ -105,12 +105,15 @@ class EtBenchResult:
 
     def text(self) -> str:
         """All tables, and what the figures were made with."""
-        made = (
+        return "\n\n".join([*(table.text() for table in self.tables()), self.made()])
+
+    def made(self) -> str:
+        """What the figures were made with."""
+        return (
             f"scoring: {self.variant}; sentence similarity: {self.similarity}; "
             f"captions: {self.captions}; answers that the published script stops at: "
             f"{len(self.aborted)}"
         )
-        return "\n\n".join([*(table.text() for table in self.tables()), made])
 
     def to_json(self) -> dict[str, Any]:
         """Everything."""

@@ -18,6 +18,7 @@ CAPTIONING: tuple[Task, ...] = ("dvc", "slc")
 
 _FLAT_SPAN: tuple[Task, ...] = ("tvg", "epm", "gvq")
 _OPTION_COUNTS = (4, 5)
+_EVIDENCE = "<evi>"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,8 @@ class EtSample:
         spans: the truth in seconds; for `vhd` of all annotators, one after the other.
         options: of the question; a span as "start - end". option: index of the right one.
         captions: parallel to `spans` (dvc, slc).
-        question: the prompt. answer: what the model said, None before it was asked.
+        question: the prompt; its `<evi>` stand for `sources`, in seconds.
+        answer: what the model said, None before it was asked.
     """
 
     task: Task
@@ -43,6 +45,7 @@ class EtSample:
     option: int = 0
     captions: tuple[str, ...] = ()
     question: str
+    sources: tuple[Span, ...] = ()
     answer: str | None = None
 
 
@@ -74,8 +77,23 @@ def _sample(fields: Fields, answered: bool) -> EtSample:
         option=fields.index("p", len(options)) if options else 0,
         captions=captions,
         question=fields.text("q"),
+        sources=_sources(fields),
         answer=fields.text("a") if answered else None,
     )
+
+
+def _sources(fields: Fields) -> tuple[Span, ...]:
+    """The intervals of `<evi>`; the other flavours have their times in words, or `<vid>`."""
+    count = fields.text("q").count(_EVIDENCE)
+    if not count:
+        return ()
+    numbers = fields.items("src")
+    if len(numbers) == 1:  # a moment
+        numbers = numbers * 2
+    if len(numbers) != 2 * count:
+        raise fields.problem(f"'src' has {len(numbers)} numbers for {count} {_EVIDENCE} in 'q'")
+    pairs = [list(pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
+    return tuple(Fields({"src": pairs}, where=fields.where).spans("src"))
 
 
 def _options(fields: Fields) -> tuple[str, ...]:

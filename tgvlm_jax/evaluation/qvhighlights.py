@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
 from tgvlm_jax.evaluation.records import Fields, Loaded, Span, read_json_lines, read_records
-from tgvlm_jax.evaluation.tables import Table
+from tgvlm_jax.text.tables import Table
 from tgvlm_jax.types import InputError
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))

@@ -22,7 +22,7 @@ from tgvlm_jax.evaluation.captioning import CaptionMetrics, missing
 from tgvlm_jax.evaluation.etbench_answers import DELIMITER, ScriptAborts, grounded_events
 from tgvlm_jax.evaluation.etbench_captioning import FILLER, Pair, capped_overlap
 from tgvlm_jax.evaluation.records import Fields, Loaded, Span, read_json, read_records
-from tgvlm_jax.evaluation.tables import Table
+from tgvlm_jax.text.tables import Table
 from tgvlm_jax.types import InputError
 
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9)

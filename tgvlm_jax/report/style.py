@@ -54,6 +54,8 @@ tbody th, td { border-top: 1px solid var(--line); padding: 9px 0; }
 td, thead th:not(:first-child) { text-align: right; padding-left: 16px; }
 td.measure { width: 44%; text-align: left; padding-left: 24px; }
 thead th.measure { text-align: left; padding-left: 24px; }
+.wide { overflow-x: auto; }
+.wide td, .wide th { white-space: nowrap; }
 .measure div { display: grid; grid-template-columns: 1fr 2.3em; gap: 12px; align-items: center; }
 .measure span { white-space: nowrap; }
 .spread .measure div { grid-template-columns: 1fr 5.6em; }

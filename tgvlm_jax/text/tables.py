@@ -21,7 +21,7 @@ class Table:
 
     def text(self) -> str:
         """Aligned columns, words to the left and numbers to the right."""
-        printed = [[self._cell(cell) for cell in row] for row in self.rows]
+        printed = self.printed()
         widths = [max(map(len, column)) for column in zip(self.columns, *printed, strict=True)]
         words = [
             all(isinstance(cell, str) for cell in column) for column in zip(*self.rows, strict=True)
@@ -36,6 +36,10 @@ class Table:
 
         rule = "  ".join("-" * width for width in widths)
         return "\n".join([self.title, line(list(self.columns)), rule, *map(line, printed)])
+
+    def printed(self) -> list[list[str]]:
+        """The cells of every row as text."""
+        return [[self._cell(cell) for cell in row] for row in self.rows]
 
     def to_json(self) -> list[dict[str, Any]]:
         """One record a row."""
