@@ -1,6 +1,5 @@
 """One question about one video, of any length."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +44,8 @@ def run(
     files.make_folder(out.parent)
     model = session.open_model(checkpoint)
     fps = _fps(model.experiment, stop - start)
-    frames = _distinct(video.decode(path, fps=fps, height=_STRIP_HEIGHT, start=start, end=stop))
+    frames = video.decode(path, fps=fps, height=_STRIP_HEIGHT, start=start, end=stop)
+    frames = video.distinct(frames)
     if frames.seconds[0] >= stop:
         raise InputError(
             f"{path} shows nothing before {frames.seconds[0]:.2f} s; give an --end after that"
@@ -71,12 +71,6 @@ def _say(answered: Answered, windows: list[Sample]) -> None:
     if len(windows) > 1:
         length = windows[0].duration - windows[0].seconds[0]
         print(f"Asked of {len(windows)} windows of {length:.1f} s; this is the surest answer.")
-
-
-def _distinct(found: VideoFrames) -> VideoFrames:
-    """Without repeats: a slow film is on one frame for several of the times it is sampled at."""
-    fresh = np.append(True, np.diff(found.seconds) > 0)
-    return dataclasses.replace(found, pixels=found.pixels[fresh], seconds=found.seconds[fresh])
 
 
 def _fps(experiment: Experiment, length: float) -> float:

@@ -1,15 +1,13 @@
 """A benchmark from its files to a report: questions, answers (of a model or a file), scores."""
 
 import contextlib
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from tgvlm_jax import files
+from tgvlm_jax.cli.benchmark_answers import Asked, answer_all
 from tgvlm_jax.evaluation import captioning
 from tgvlm_jax.evaluation.etbench_captioning import CaptionScorers
 from tgvlm_jax.evaluation.similarity import TokenOverlap, best_similarity
@@ -17,15 +15,6 @@ from tgvlm_jax.evaluation.suites import Scored, Suite, open_suite, read_answers
 from tgvlm_jax.report.tables import write_tables
 
 ANSWERS = "answers.jsonl"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Asked:
-    """The model to ask: a run, the folder of videos, a config whose data settings hold instead."""
-
-    checkpoint: Path
-    videos: Path
-    config: ConfigDict | None
 
 
 def run(
@@ -52,9 +41,7 @@ def run(
     files.make_folder(out)
     source = answers or out / ANSWERS
     if model is not None:
-        from tgvlm_jax.cli import benchmark_answers
-
-        benchmark_answers.answer_all(suite, model, source)
+        answer_all(suite, model, source)
     found = _score(suite, source, scoring)
     print(found.text())
     about = f"{source}, scored against {', '.join(map(str, annotations)) or source}."

@@ -48,6 +48,7 @@ def main(flags: absl_flags.FlagValues) -> None:
         _held_out(flags)
         return
     from tgvlm_jax.cli import benchmark_run
+    from tgvlm_jax.cli.benchmark_answers import Asked
 
     if not (flags.annotations or flags.answers):
         raise InputError("--annotations FILE is missing: the benchmark's annotation file")
@@ -62,7 +63,7 @@ def main(flags: absl_flags.FlagValues) -> None:
     model, out = None, flags.workdir
     if flags.checkpoint is not None:
         run, videos = Path(flags.checkpoint), Path(flags.videos)
-        model = benchmark_run.Asked(checkpoint=run, videos=videos, config=flags.config)
+        model = Asked(checkpoint=run, videos=videos, config=flags.config)
         out = out or run / f"eval_{flags.benchmark}"
     if out is None:
         raise InputError("--workdir DIR is missing: where the results go")

@@ -134,6 +134,12 @@ def decode(
     )
 
 
+def distinct(found: VideoFrames) -> VideoFrames:
+    """Without repeats: a slow film is on one frame for several of the times it is sampled at."""
+    fresh = np.append(True, np.diff(found.seconds) > 0)
+    return dataclasses.replace(found, pixels=found.pixels[fresh], seconds=found.seconds[fresh])
+
+
 def stream(
     path: str | Path,
     *,

@@ -20,7 +20,8 @@ from tgvlm_jax.evaluation import temporal
 from tgvlm_jax.grounding import spans as span_lib
 from tgvlm_jax.models import parameters
 from tgvlm_jax.rollout.sampler import Generation, generate
-from tgvlm_jax.schema import Experiment
+from tgvlm_jax.rollout.sampling import GREEDY
+from tgvlm_jax.schema import Experiment, SamplingConfig
 from tgvlm_jax.types import InputError, Sample
 
 
@@ -52,9 +53,16 @@ def answer(
     experiment: Experiment,
     chat: Chat,
     mesh: Mesh | None = None,
+    sampling: SamplingConfig = GREEDY,
 ) -> list[Answered]:
-    """Answers questions in batches of one size, so that a bucket compiles once."""
-    return list(_answers(params, samples, experiment=experiment, chat=chat, mesh=mesh))
+    """Answers questions in batches of one size, so that a bucket compiles once.
+
+    `sampling` is how tokens are chosen, without chance.
+    """
+    found = _answers(
+        params, samples, experiment=experiment, chat=chat, mesh=mesh, sampling=sampling
+    )
+    return list(found)
 
 
 def _answers(
@@ -64,13 +72,16 @@ def _answers(
     experiment: Experiment,
     chat: Chat,
     mesh: Mesh | None,
+    sampling: SamplingConfig = GREEDY,
 ) -> Iterator[Answered]:
     size = experiment.evaluation.batch_size
     starts = range(0, len(samples), size)
     for start in tqdm(starts, desc="answering", unit="batch", leave=False, disable=None):
         part = list(samples[start : start + size])
         padded = part + part[-1:] * (size - len(part))
-        found = _generate(params, padded, experiment=experiment, chat=chat, mesh=mesh)
+        found = _generate(
+            params, padded, experiment=experiment, chat=chat, mesh=mesh, sampling=sampling
+        )
         for row, sample in enumerate(part):
             yield _read(row, sample, found, experiment, chat)
 
@@ -82,6 +93,7 @@ def _generate(
     experiment: Experiment,
     chat: Chat,
     mesh: Mesh | None,
+    sampling: SamplingConfig,
 ) -> Generation:
     asked = [dataclasses.replace(sample, answer="", spans=np.zeros((0, 2))) for sample in samples]
     encoded = [chat.encode(sample) for sample in asked]
@@ -95,6 +107,7 @@ def _generate(
             evidence_id=chat.evidence_id,
             end_id=chat.end_id,
             pad_id=chat.pad_id,
+            sampling=sampling,
         )
     return jax.device_get(found)
 

@@ -1,0 +1,161 @@
+"""A model's answers to a benchmark, kept as they are made: a stopped run goes on where it was."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from tgvlm_jax import files
+from tgvlm_jax.cli import session
+from tgvlm_jax.data import video
+from tgvlm_jax.data.augment import fit
+from tgvlm_jax.data.chat import EVIDENCE
+from tgvlm_jax.evaluation.runner import answer
+from tgvlm_jax.evaluation.suites import Question, Suite, answer_line, read_answers
+from tgvlm_jax.grounding.timecode import format_span
+from tgvlm_jax.rollout.sampling import GREEDY
+from tgvlm_jax.schema import Experiment, SamplingConfig
+from tgvlm_jax.types import InputError, Sample, VideoFrames
+
+SKIPPED = "skipped.jsonl"
+_CHOICE = SamplingConfig(repetition_penalty=1.2)  # of multiple choice (D2VLM 4)
+_TIME = "<vid>"  # E.T.Chat's flavour of questions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is asked: a run, the folder of videos, a config whose data settings hold instead."""
+
+    checkpoint: Path
+    videos: Path
+    config: ConfigDict | None
+
+
+def answer_all(suite: Suite, asked: Asked, path: Path) -> None:
+    """Adds the answers that `path` does not have yet, one batch after the other.
+
+    A question whose video cannot be read gets an empty answer, and a line in skipped.jsonl beside.
+
+    Raises:
+        InputError: checkpoint or folder are not there, `path` has answers of another model, the
+            questions are of a flavour that a model cannot be asked, or no video can be read.
+    """
+    if not asked.videos.is_dir():
+        raise InputError(f"--videos {asked.videos}: no such folder")
+    if any(_TIME in question.text for question in suite.questions):
+        raise InputError(f"the questions have {_TIME}; take the evi (or txt) flavour of the file")
+    session.prepare_jax()
+    model = session.open_model(asked.checkpoint, config=asked.config)
+    _check_author(path, asked.checkpoint)
+    known = read_answers(path, suite) if path.exists() else {}
+    left = [question for question in suite.questions if question.name not in known]
+    lines = [answer_line(q, known[q.name]) for q in suite.questions if q.name in known]
+    skipped: list[str] = []
+    size = model.experiment.evaluation.batch_size
+    batches = list(_batches(left, size))
+    for batch in tqdm(batches, desc="answering", unit="batch", leave=False, disable=None):
+        lines += _answer_batch(batch, model, asked.videos, skipped)
+        if len(skipped) == len(left) and not known:
+            raise InputError(f"no video of {suite.title} could be read; the first: {skipped[0]}")
+        files.write_text(path, "\n".join(lines) + "\n")
+        if skipped:
+            files.write_text(path.with_name(SKIPPED), "\n".join(skipped) + "\n")
+    if skipped:
+        print(f"{len(skipped)} questions left unanswered, see {path.with_name(SKIPPED)}\n")
+
+
+def _check_author(path: Path, checkpoint: Path) -> None:
+    """Answers of two models must not mix: the first run leaves its name beside them."""
+    note = path.with_name("model.json")
+    mine = {"checkpoint": str(checkpoint.resolve())}
+    if path.exists() and note.exists() and (found := json.loads(note.read_text())) != mine:
+        raise InputError(
+            f"{path}: has answers of {found.get('checkpoint')}; give another --workdir, or delete "
+            "it"
+        )
+    files.write_text(note, json.dumps(mine) + "\n")
+
+
+def _batches(questions: Sequence[Question], size: int) -> Iterator[list[Question]]:
+    """Questions about one video come together; those with options are decoded in another way."""
+    for choice in (True, False):
+        chosen = [question for question in questions if question.choice == choice]
+        chosen.sort(key=lambda question: question.video)
+        for start in range(0, len(chosen), size):
+            yield chosen[start : start + size]
+
+
+def _answer_batch(
+    batch: Sequence[Question], model: session.Model, videos: Path, skipped: list[str]
+) -> list[str]:
+    """Lines of the answers file; what cannot be asked is added to `skipped`."""
+    samples: dict[str, Sample] = {}
+    for question in batch:
+        try:
+            samples[question.name] = _sample(question, videos, model.experiment)
+        except InputError as error:
+            skipped.append(json.dumps({"question": question.name, "reason": str(error)}))
+    found = answer(
+        model.params,
+        list(samples.values()),
+        experiment=model.experiment,
+        chat=model.chat,
+        sampling=_CHOICE if batch[0].choice else GREEDY,
+    )
+    texts = [written(one.raw, one.mentions) for one in found]
+    said = dict(zip(samples, texts, strict=True))
+    return [answer_line(question, said.get(question.name, "")) for question in batch]
+
+
+def written(raw: str, mentions: Float64[np.ndarray, "m 2"]) -> str:
+    """The text that scorers read: each `<evi>` as "start - end " in whole seconds (D2VLM 1.7)."""
+    first, *rest = raw.split(EVIDENCE)
+    times = [format_span(span, "frames") for span in mentions]
+    return first + "".join(time + part for time, part in zip(times, rest, strict=True))
+
+
+def _sample(question: Question, videos: Path, experiment: Experiment) -> Sample:
+    data = experiment.data
+    if len(question.sources) > data.max_sources:
+        raise InputError(
+            f"{len(question.sources)} intervals in the question, but data.max_sources="
+            f"{data.max_sources}"
+        )
+    path, bounds = videos / question.video, question.bounds
+    frames = _decoded(path, data.fps, experiment.model.frame_size, bounds)
+    duration = min(bounds[1], frames.info.duration) if bounds else frames.info.duration
+    if question.sources and (latest := max(start for start, _ in question.sources)) > duration:
+        raise InputError(f"asks about {latest:g} s, but {path} has {duration:g} s")
+    count, most = len(frames.seconds), max(data.frames)
+    chosen = np.arange(count)
+    if count > most:
+        chosen = np.linspace(0, count - 1, most).round().astype(np.int64)
+    return Sample(
+        frames=fit(frames.pixels[chosen], experiment.model.frame_size, config=data),
+        seconds=frames.seconds[chosen],
+        duration=duration,
+        question=question.text,
+        answer="",
+        spans=np.zeros((0, 2)),
+        video=question.video,
+        kind="asked",
+        sources=np.asarray(question.sources, np.float64).reshape(-1, 2),
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _decoded(
+    path: Path, fps: float, size: tuple[int, int], bounds: tuple[float, float] | None
+) -> VideoFrames:
+    """All frames at a rate, their shorter side no smaller than the model's frames."""
+    info = video.probe(path)
+    scale = max(size[0] / info.height, size[1] / info.width)
+    start, end = bounds or (0.0, None)
+    height = max(1, round(info.height * scale))
+    return video.distinct(video.decode(path, fps=fps, height=height, start=start, end=end))
