@@ -39,8 +39,12 @@ VERBS = {
         "Hugging Face folders into checkpoints and back, PEFT adapters too",
         "tgvlm convert --from HF_DIR --to DIR",
     ),
+    "plan": (
+        "compile a run for a TPU slice from any machine: does it fit?",
+        "tgvlm plan --config configs/d2vlm_sft.py --topology v5e:4x4",
+    ),
     "inspect": (
-        "show what is in a config, shards or a checkpoint",
+        "show what is in a config, shards, annotations or a checkpoint",
         "tgvlm inspect --config configs/tiny.py",
     ),
 }

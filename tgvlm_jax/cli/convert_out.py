@@ -21,7 +21,7 @@ from tgvlm_jax.cli.convert_files import (
 from tgvlm_jax.models import lora, parameters
 from tgvlm_jax.models.parameters import Params
 from tgvlm_jax.models.vlm import VideoLanguageModel
-from tgvlm_jax.schema import ModelConfig
+from tgvlm_jax.schema import FrameEncoderConfig, ModelConfig
 from tgvlm_jax.train import checkpoint
 from tgvlm_jax.train.model_folder import HF_FILES
 from tgvlm_jax.types import InputError
@@ -60,7 +60,8 @@ def write(
     base = dataclasses.replace(model, lora=())
     _check_adapters(source, model, adapter_to, merge)
     try:
-        hf_config.family(base)
+        if not isinstance(base.tower, FrameEncoderConfig):  # whose config.json came with it
+            hf_config.family(base)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     tensors = models.tensors(base)

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from tgvlm_jax.models import presets
-from tgvlm_jax.schema import ModelConfig, QwenVisionConfig
+from tgvlm_jax.schema import FrameEncoderConfig, ModelConfig, QwenVisionConfig
 from tgvlm_jax.types import InputError
-from tgvlm_jax.weights import hf, qwen_vision, text
+from tgvlm_jax.weights import d2vlm, hf, qwen_vision, text
 from tgvlm_jax.weights.mapping import Tensor
 from tgvlm_jax.weights.published import Published
 
-KNOWN = ("phi3", "llama", "qwen2", "qwen3", "qwen2_5_vl", "qwen3_vl")
+KNOWN = ("phi3", "llama", "qwen2", "qwen3", "qwen2_5_vl", "qwen3_vl", d2vlm.FAMILY)
 """Every `model_type` of a whole model that is read and written."""
 _QWEN_VL = ("qwen2_5_vl", "qwen3_vl")
 # Where the language model stands in a published file; the tower's place is its own map's.
@@ -27,6 +27,8 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
     family = config.get("model_type")
     if family not in KNOWN:
         raise InputError(f"model_type {family!r} is not known here; known: {', '.join(KNOWN)}")
+    if family == d2vlm.FAMILY:
+        return d2vlm.from_hf(config)
     if family not in _QWEN_VL:
         return presets.language_model(text.from_hf(config))
     inner = dict(config.get("text_config") or config)
@@ -59,9 +61,11 @@ def tensors(config: ModelConfig) -> list[Tensor]:
     Raises:
         InputError: a model of ours that has no published form.
     """
+    if isinstance(config.tower, FrameEncoderConfig):
+        return d2vlm.tensors(config)
     if config.evidence is not None or not isinstance(config.tower, QwenVisionConfig | None):
         raise InputError(
-            "only language models and Qwen-VL models have a Hugging Face form; this one has "
+            "only language models, Qwen-VL models and D2VLM have a Hugging Face form; this one has "
             "evidence heads or a tower of its own"
         )
     if config.tower is None:
