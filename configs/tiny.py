@@ -1,19 +1,26 @@
 """The tiny grounded video-language model: everything of the large ones, in minutes on a CPU.
 
     tgvlm shard --videos tgvlm_jax/assets --out runs/shards --fps 4 --height 72
-    tgvlm train --config configs/tiny.py --config.data.shards=runs/shards --workdir runs/tiny
+    tgvlm train --config configs/tiny.py --config.data.shards=runs/shards --workdir runs/sft
+    tgvlm train --config configs/tiny.py:fpo --config.data.shards=runs/shards \
+        --config.train.init_from=runs/sft --workdir runs/fpo
 
-Arguments after a colon: `steps=N`, `frames=N` (frames of a clip).
+Arguments after a colon: `steps=N` (0: as many as the stage takes), `frames=N` (frames of a clip),
+`fpo` (preferences, from a run without; `more` instead goes on as before, to compare with).
 """
 
 from tgvlm_jax.config import parse_arg, to_config_dict
-from tgvlm_jax.schema import Experiment
+from tgvlm_jax.schema import Experiment, FpoConfig, PerturbationConfig
 
 
 def get_config(arg: str | None = None):
-    """The experiment of `tgvlm demo`."""
-    args = parse_arg(arg, steps=540, frames=32)
-    config = to_config_dict(Experiment(name="tiny"))
+    """The experiments of `tgvlm demo`."""
+    args = parse_arg(arg, steps=0, frames=32, fpo=False, more=False)
+    objective = Experiment().objective
+    if args.fpo:
+        # Times alone are made worse: what is asked and answered says which anomaly it is.
+        objective = FpoConfig(perturbation=PerturbationConfig(kinds=("shift",)))
+    config = to_config_dict(Experiment(name="tiny", objective=objective))
 
     config.model.unroll = 4
 
@@ -30,8 +37,14 @@ def get_config(arg: str | None = None):
     config.optim.warmup_steps = 20
     config.optim.weight_decay = 0.05
     config.optim.beta2 = 0.98
+    config.train.steps = args.steps or 540
 
-    config.train.steps = args.steps
+    if args.fpo or args.more:
+        config.seed = 1000  # other clips than those that the first stage began with
+        config.optim.lr = 1e-3
+        config.optim.warmup_steps = 5
+        config.train.steps = args.steps or 100
+
     config.train.checkpoint_every = 100
     config.train.log_every = 20
     return config
