@@ -9,7 +9,7 @@ from tests.cli import small_config
 from tests.data.bad_videos import BIKES
 from tgvlm_jax.cli import demo_run
 
-STEPS = ["[1/4", "[2/4", "[3/4", "[4/4"]
+STEPS = [f"[{number}/5" for number in range(1, 6)]
 
 
 @pytest.fixture
@@ -24,16 +24,16 @@ def test_demo(demo, tgvlm, tmp_path):
     said = demo()
     assert (said.status, said.err) == (0, "")
     assert [line[:4] for line in said.out.splitlines() if line.startswith("[")] == STEPS
-    assert "training: 0.0 M parameters, 60 steps" in said.out
+    assert "supervised fine-tuning: 0.0 M parameters, 60 steps" in said.out
+    assert "worse answers: 0.0 M parameters, 11 steps" in said.out
     assert {path.name for path in folder.iterdir()} == {
-        "shards", "seed0", "metrics.json", "report.html", "example.mp4"
+        "shards", "seed0", "seed0-fpo", "metrics.json", "report.html", "example.mp4"
     }  # fmt: skip
     found = json.loads((folder / "metrics.json").read_text())
-    assert found["seeds"] == {
-        "mean_iou": [found["held_out"]["mean_iou"]],
-        "mean": found["held_out"]["mean_iou"],
-        "std": 0.0,
-    }
+    for stage, scores in (("sft", found["sft"]), ("fpo", found["held_out"])):
+        mean = scores["mean_iou"]
+        assert found["seeds"][stage] == {"mean_iou": [mean], "mean": mean, "std": 0.0}
+    assert "starts from" in said.out
     assert found["before"]["count"] == found["held_out"]["count"] == 6
     assert "Big Buck Bunny" in (folder / "report.html").read_text()
 
@@ -48,12 +48,14 @@ def test_demo(demo, tgvlm, tmp_path):
 
     again = demo("--seeds=2")
     assert (again.status, again.err) == (0, "")
-    assert "steps, model 1 of 2\ntrained already; --fresh trains again\n" in again.out
+    assert "60 steps, model 1 of 2\ntrained already; --fresh trains again\n" in again.out
     assert again.out.count("step 60/60") == 1  # of the second model
-    assert "\nmIoU over 2 seeds: " in again.out
+    assert "\nSFT: mIoU over 2 seeds: " in again.out
+    assert "\nFPO: mIoU over 2 seeds: " in again.out
     both = json.loads((folder / "metrics.json").read_text())
     assert both["held_out"] == found["held_out"]
-    assert both["seeds"]["mean_iou"][:1] == found["seeds"]["mean_iou"]
+    for stage in ("sft", "fpo"):
+        assert both["seeds"][stage]["mean_iou"][:1] == found["seeds"][stage]["mean_iou"]
 
     other = demo("--config.train.steps=61")
     assert other.status == 2

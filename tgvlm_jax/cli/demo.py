@@ -6,9 +6,10 @@
     $ tgvlm demo --config configs/tiny.py:steps=50 --workdir runs/short
 
 In one run: shard the film that comes with the library, make questions about its first two thirds
-(something is wrong with the picture for a while: when?), train a small model from scratch, and ask
-it about the last third, which training never saw. Open report.html in a browser at the end. A run
-that was stopped continues; a finished one is only evaluated again.
+(something is wrong with the picture for a while: when?), train a small model from scratch, teach it
+to prefer good answers to worse ones, and ask it about the last third, which training never saw.
+Open report.html in a browser at the end. A run that was stopped continues; a finished one is only
+evaluated again.
 """
 
 from pathlib import Path

@@ -28,12 +28,15 @@ from tgvlm_jax.types import InputError
 FILM = Path(str(importlib.resources.files("tgvlm_jax") / "assets" / "big_buck_bunny.mp4"))
 _CONFIG = Path(__file__).parents[2] / "configs" / "tiny.py"
 _STORED = (72, 128)  # pixels of the frames in the shards
+STAGES = {"SFT": "supervised fine-tuning", "FPO": "preferences between good and worse answers"}
 
 
 def run(
     workdir: Path, *, seeds: int = 1, fresh: bool = False, config: ConfigDict | None = None
 ) -> HeldOut:
-    """Shards, trains, evaluates and reports; returns the evaluation of the first model.
+    """Shards, trains in two stages, evaluates and reports; returns what the first model says.
+
+    The stages are supervised fine-tuning from scratch (SFT), and preferences from there (FPO).
 
     Raises:
         InputError: the workdir cannot be written or holds a run of another config.
@@ -41,42 +44,70 @@ def run(
     """
     began = time.monotonic()
     experiment = load_experiment(config, shards=workdir / "shards")
-    each = [dataclasses.replace(experiment, seed=experiment.seed + i) for i in range(seeds)]
+    each = [_stages(experiment, workdir, seed=experiment.seed + i) for i in range(seeds)]
     if fresh and workdir.exists():
         _forget(workdir)
-    for one in each:
-        _check_earlier(workdir / f"seed{one.seed}", one)
+    for stages in each:
+        for folder, one in stages.items():
+            _check_earlier(workdir / folder, one)
     say = _Narrator()
-    say("1/4", "the film becomes frame shards")
+    say("1/5", "the film becomes frame shards")
     shard_film(experiment)
 
-    say("2/4", "before training: held-out questions to a model that knows nothing")
+    say("2/5", "before training: held-out questions to a model that knows nothing")
     chat = open_chat(experiment.data)
     untrained = parameters.init(experiment.model, jax.random.key(experiment.seed))
     before = evaluate(untrained, experiment=experiment, chat=chat)
     size = sum(leaf.size for leaf in jax.tree.leaves(untrained))
 
-    found: list[HeldOut] = []
-    times: list[float] = []
-    for number, one in enumerate(each, 1):
+    found: dict[str, list[HeldOut]] = {name: [] for name in STAGES}
+    seconds: list[float] = []
+    for number, stages in enumerate(each, 1):
         of = f", model {number} of {seeds}" if seeds > 1 else ""
-        say("3/4", f"training: {size / 1e6:.1f} M parameters, {one.train.steps} steps{of}")
-        start = time.monotonic()
-        trained = loop.train(one, workdir / f"seed{one.seed}")
-        if not trained.ran:
-            print("trained already; --fresh trains again")
-        times.append(time.monotonic() - start)
-        found.append(evaluate(trained.params, experiment=one, chat=chat))
+        for step, (stage, (folder, one)) in enumerate(zip(STAGES, stages.items(), strict=True), 3):
+            steps = f"{size / 1e6:.1f} M parameters, {one.train.steps} steps{of}"
+            say(f"{step}/5", f"{STAGES[stage]}: {steps}")
+            start = time.monotonic()
+            trained = loop.train(one, workdir / folder)
+            if not trained.ran:
+                print("trained already; --fresh trains again")
+            seconds.append(time.monotonic() - start)
+            found[stage].append(evaluate(trained.params, experiment=one, chat=chat))
 
-    say("4/4", "after training: the same questions")
-    _report(workdir, found, before, experiment, size=size, seconds=times[0])
-    clip = workdir / "example.mp4"
-    asked = write_example(clip, found[0].answered)
+    say("5/5", "after training: the same questions")
+    _report(workdir, found, before, experiment, size=size, seconds=sum(seconds[: len(STAGES)]))
+    clip, last = workdir / "example.mp4", found["FPO"][0]
+    asked = write_example(clip, last.answered)
     print(f"{time.monotonic() - began:.0f} s in all")
     print(f"\nlook:  {workdir / 'report.html'}")
-    places = ["--checkpoint", str(workdir / f"seed{experiment.seed}"), "--video", str(clip)]
+    places = ["--checkpoint", str(workdir / list(each[0])[-1]), "--video", str(clip)]
     print(f"try:   {shlex.join(['tgvlm', 'ask', *places, asked])}")
-    return found[0]
+    return last
+
+
+def _stages(first: Experiment, workdir: Path, *, seed: int) -> dict[str, Experiment]:
+    """The stages of one model, by the folders that they run in."""
+    name = f"seed{seed}"
+    one = dataclasses.replace(first, seed=seed)
+    return {name: one, f"{name}-fpo": preference_stage(one, workdir / name)}
+
+
+def preference_stage(first: Experiment, finished: Path) -> Experiment:
+    """What follows `first`, which has finished in a folder: configs/tiny.py:fpo on its model.
+
+    It has as large a share of the steps as in that file, and other clips of the same film.
+    """
+    whole = freeze(load(str(_CONFIG)), Experiment).train.steps
+    config = freeze(load(f"{_CONFIG}:fpo"), Experiment)
+    steps = max(1, round(config.train.steps * first.train.steps / whole))
+    train = dataclasses.replace(config.train, steps=steps, init_from=str(finished))
+    return dataclasses.replace(
+        first,
+        seed=first.seed + config.seed,
+        objective=config.objective,
+        optim=config.optim,
+        train=train,
+    )
 
 
 def _check_earlier(folder: Path, experiment: Experiment) -> None:
@@ -136,38 +167,48 @@ def _forget(workdir: Path) -> None:
 
 def _report(
     workdir: Path,
-    found: list[HeldOut],
+    found: dict[str, list[HeldOut]],
     before: HeldOut,
     experiment: Experiment,
     *,
     size: int,
     seconds: float,
 ) -> None:
-    first = found[0]
-    means = np.array([one.scores.mean_iou for one in found])
-    rows = {"after training": first.scores, "before training": before.scores, **first.blind}
+    last = found["FPO"][0]
+    trained = {f"after {stage}": each[0].scores for stage, each in found.items()}
+    rows = {**trained, "before training": before.scores, **last.blind}
     print(session.table(rows, title="held-out clips"))
-    print(f"\n{session.table(first.kinds, title='by kind')}\n")
-    if len(found) > 1:
-        each = ", ".join(f"{mean:.3f}" for mean in means)
-        print(f"mIoU over {len(found)} seeds: {means.mean():.3f} ± {means.std():.3f} ({each})")
-    print(f"{means.mean() / first.best_blind:.1f} x the best blind answer ({first.best_blind:.3f})")
+    print(f"\n{session.table(last.kinds, title='by kind, after FPO')}\n")
+    means = {name: np.array([x.scores.mean_iou for x in each]) for name, each in found.items()}
+    if len(means["FPO"]) > 1:
+        for name, each in means.items():
+            listed = ", ".join(f"{mean:.3f}" for mean in each)
+            spread = f"{each.mean():.3f} ± {each.std():.3f} ({listed})"
+            print(f"{name}: mIoU over {len(each)} seeds: {spread}")
+    mean = means["FPO"].mean()
+    print(f"{mean / last.best_blind:.1f} x the best blind answer ({last.best_blind:.3f})")
     minutes = f" in {seconds / 60:.1f} minutes" if seconds > 20 else ""
+    folder = workdir / f"seed{experiment.seed}"
     results.write(
         workdir,
-        first,
+        last,
         experiment=experiment,
-        run=workdir / f"seed{experiment.seed}",
-        before=before.scores,
-        spread=float(means.std()) if len(found) > 1 else None,
+        run=folder,
+        before={"before training": before.scores, "after SFT": found["SFT"][0].scores},
+        spread=float(means["FPO"].std()) if len(means["FPO"]) > 1 else None,
         summary=(
             f"A video-language model of {size / 1e6:.1f} M parameters, trained from scratch"
             f"{minutes} on the first two thirds of Big Buck Bunny, answers about shots of the "
-            "last third that it never saw."
+            "last third that it never saw. The curves are those of supervised fine-tuning; "
+            "preferences (FPO) came after it."
         ),
         more={
             "before": before.scores.to_json(),
-            "seeds": {"mean_iou": means.tolist(), "mean": means.mean(), "std": means.std()},
+            "sft": found["SFT"][0].scores.to_json(),
+            "seeds": {
+                name.lower(): {"mean_iou": x.tolist(), "mean": x.mean(), "std": x.std()}
+                for name, x in means.items()
+            },
         },
     )
 

@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def write(
     *,
     experiment: Experiment,
     run: Path,
-    before: Scores | None = None,
+    before: Mapping[str, Scores] | None = None,
     spread: float | None = None,
     summary: str = "",
     more: dict[str, Any] | None = None,
@@ -53,7 +53,7 @@ def write(
 
     Args:
         out: folder, made if need be. found: the evaluation of the model of `run`.
-        before: scores before training. spread: of the mean IoU over seeds.
+        before: scores of earlier stages. spread: of the mean IoU over seeds.
         summary: a sentence for the report. more: further figures for metrics.json.
 
     Raises:
@@ -62,7 +62,7 @@ def write(
     files.make_folder(out)
     files.write_text(out / "metrics.json", json.dumps(found.to_json() | (more or {}), indent=1))
     scores = [_score("after training", found.scores, role="model", spread=spread)]
-    scores += [_score("before training", before, role="before")] if before else []
+    scores += [_score(name, one, role="before") for name, one in (before or {}).items()]
     scores += [_score(name, blind, role="blind") for name, blind in found.blind.items()]
     if found.skipped:
         found.skipped.write(out / SKIPPED)

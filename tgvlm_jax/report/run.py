@@ -22,7 +22,7 @@ class Score:
         name: what was scored.
         mean_iou: mean over all clips, misses count 0.
         recall: share of clips with IoU >= threshold, by threshold; the same thresholds in a table.
-        role: "model" after training, "before" it, a "blind" baseline, or a "part" of the clips.
+        role: "model" in the end, "before" that, a "blind" baseline, or a "part" of the clips.
         spread: standard deviation of `mean_iou` over seeds, if there were several.
         count: number of clips, where it differs from line to line.
     """
