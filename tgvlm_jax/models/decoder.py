@@ -155,12 +155,16 @@ class Decoder(nnx.Module):
         source = self.untied_head or self.embedding
         return source.table[...].astype(self.config.dtype)
 
-    def logits(self, states: Float[Array, "b t d"]) -> Float[Array, "b t n"]:
-        """Next-token logits, in float32, from un-normalised final states."""
+    def logits(
+        self, states: Float[Array, "b t d"], *, head: Float[Array, "n d"] | None = None
+    ) -> Float[Array, "b t n"]:
+        """Next-token logits, in float32, from un-normalised final states.
+
+        A loop makes `head()` once, before it, and passes it here.
+        """
+        head = self.head() if head is None else head
         out = ("batch", None, "vocab")
-        return mesh.einsum("btd,nd->btn", self.norm(states), self.head(), out=out).astype(
-            jnp.float32
-        )
+        return mesh.einsum("btd,nd->btn", self.norm(states), head, out=out).astype(jnp.float32)
 
     def rotation(self, positions: Int[Array, "b t"] | Int[Array, "3 b t"]) -> Rotation:
         """Rotary angles of positions; made once a pass."""
@@ -216,6 +220,15 @@ class Decoder(nnx.Module):
         return States(taps=kept, final=final, kv=kv)
 
     def unstacked(self) -> list[Block]:
-        """The blocks one by one: a decoding loop that slices stacked weights copies them."""
+        """The blocks one by one, their weights in the activation dtype.
+
+        A decoding loop that slices stacked weights copies them at every token, and one that
+        converts them does that at every token.
+        """
         layers = range(self.config.decoder.layers)
-        return [jax.tree.map(lambda leaf, i=i: leaf[i], self.blocks) for i in layers]
+        blocks = [jax.tree.map(lambda leaf, i=i: leaf[i], self.blocks) for i in layers]
+        for block in blocks:
+            for _, module in nnx.iter_modules(block):
+                if isinstance(module, Linear):
+                    module.weight = nnx.Param(module.weight[...].astype(self.config.dtype))
+        return blocks

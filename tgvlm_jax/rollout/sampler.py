@@ -81,11 +81,11 @@ def generate(
         "cache": [_empty(read.earlier.kv, i, max_tokens) for i in range(layers)],
     }
     prompt_kv = [jax.tree.map(lambda x, i=i: x[i], read.earlier.kv) for i in range(layers)]
-    blocks = model.decoder.unstacked()
+    blocks, head = model.decoder.unstacked(), model.decoder.head()
 
     def step(loop):
         i = loop["index"]
-        logits = model.decoder.logits(loop["final"])[:, 0]
+        logits = model.decoder.logits(loop["final"], head=head)[:, 0]
         own = None if key is None else jax.random.fold_in(key, i)
         token = choose(logits, loop["used"], sampling=sampling, key=own)
         token = jnp.where(loop["done"], pad_id, token)[:, None]
