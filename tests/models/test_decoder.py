@@ -177,6 +177,15 @@ def test_unstacked_blocks_are_the_layers(params):
         np.testing.assert_array_equal(block.q.weight[...], params["decoder.blocks.q.weight"][i])
 
 
+def test_unstacked_weights_have_the_type_of_activations(params):
+    config = dataclasses.replace(CONFIG, dtype="bfloat16")
+    block = parameters.blueprint(config).build(params).decoder.unstacked()[-1]
+    wanted = params["decoder.blocks.down.weight"][-1].astype(jnp.bfloat16)
+    assert block.down.weight[...].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(block.down.weight[...], wanted)
+    assert block.mlp_norm.scale[...].dtype == jnp.float32  # norms compute in float32
+
+
 def test_an_untied_head_is_a_table_of_its_own():
     config = dataclasses.replace(CONFIG, decoder=dataclasses.replace(SPEC, tie_embeddings=False))
     blueprint = parameters.blueprint(config)
