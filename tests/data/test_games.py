@@ -113,6 +113,7 @@ def test_records_are_read_without_complaint(records, tmp_path):
     assert {one.task for one in found.kept} == {"tvg", "dvc", "rar"}
     for one in found.kept:
         assert len(one.sources) == (one.task == "rar")
+        assert one.video_first == (one.task == "rar")  # what points into the film comes after it
         assert len(one.spans) == {"tvg": 1, "dvc": len(one.spans), "rar": 0}[one.task]
 
 
@@ -162,7 +163,7 @@ def test_its_tokenizer_knows_the_words(records):
     assert chat.vocab_size <= 512
     for one in records:
         for turn in one["conversations"]:
-            text = turn["value"].removeprefix("<image>\n")
+            text = turn["value"].replace("<image>", "").strip()
             ids = words.encode(text).ids
             assert words.decode(ids, skip_special_tokens=False) == text
             # One token a word, the full stop and the space before `<evi>` apart.

@@ -87,8 +87,11 @@ def _referring(event: Event) -> dict[str, Any]:
 
 
 def _record(task: str, question: str, answer: str, **times: list[float]) -> dict[str, Any]:
+    # The film comes after the question, so that its frames are seen with the question in mind; but
+    # a question that points into the film comes after it.
+    asked = f"{VIDEO}\n{question}" if EVIDENCE in question else f"{question}\n{VIDEO}"
     turns = [
-        {"from": "human", "value": f"{VIDEO}\n{question}"},
+        {"from": "human", "value": asked},
         {"from": "gpt", "value": answer},
     ]
     return {"task": task, **times, "conversations": turns}
@@ -103,7 +106,7 @@ def sentences() -> list[str]:
             if (kind == "open") <= name.endswith("door"):
                 event = Event(kind=kind, target=name, start=0.0, end=1.0)
                 turns = _grounding(event)["conversations"] + _captioning([event])["conversations"]
-                found += [turn["value"].removeprefix(f"{VIDEO}\n") for turn in turns]
+                found += [turn["value"].replace(VIDEO, "").strip() for turn in turns]
     return found
 
 
@@ -133,7 +136,7 @@ def blind(found: Sequence[dict[str, Any]]) -> Blind:
         tasks[one["task"]].append(one)
     grounding, verbs = tasks["tvg"], collections.defaultdict(list)
     for one in grounding:
-        verbs[one["conversations"][0]["value"].split()[4]].append(one)
+        verbs[one["conversations"][0]["value"].partition("the agent ")[2].split()[0]].append(one)
     ious = _constant_ious(grounding)
     by_kind = np.concatenate([_constant_ious(part) for part in verbs.values()])
     answers = collections.Counter(one["conversations"][1]["value"] for one in tasks["rar"])
