@@ -6,7 +6,7 @@
         --config.train.init_from=runs/sft --workdir runs/fpo
 
 Arguments after a colon: `steps=N` (0: as many as the stage takes), `frames=N` (frames of a clip),
-`fpo` (preferences, from a run without; `more` instead goes on as before, to compare with).
+`fpo` (preferences, from a run without).
 """
 
 from tgvlm_jax.config import parse_arg, to_config_dict
@@ -15,11 +15,13 @@ from tgvlm_jax.schema import Experiment, FpoConfig, PerturbationConfig
 
 def get_config(arg: str | None = None):
     """The experiments of `tgvlm demo`."""
-    args = parse_arg(arg, steps=0, frames=32, fpo=False, more=False)
+    args = parse_arg(arg, steps=0, frames=32, fpo=False)
     objective = Experiment().objective
     if args.fpo:
         # Times alone are made worse: what is asked and answered says which anomaly it is.
-        objective = FpoConfig(perturbation=PerturbationConfig(kinds=("shift",)))
+        # The supervised terms, which are learned by now, count less than the preference.
+        worse = PerturbationConfig(kinds=("shift",))
+        objective = FpoConfig(perturbation=worse, supervised=0.1)
     config = to_config_dict(Experiment(name="tiny", objective=objective))
 
     config.model.unroll = 4
@@ -39,7 +41,7 @@ def get_config(arg: str | None = None):
     config.optim.beta2 = 0.98
     config.train.steps = args.steps or 540
 
-    if args.fpo or args.more:
+    if args.fpo:
         config.seed = 1000  # other clips than those that the first stage began with
         config.optim.lr = 1e-3
         config.optim.warmup_steps = 5
