@@ -9,6 +9,7 @@ from tgvlm_jax.evaluation import etbench
 from tgvlm_jax.evaluation import etbench_answers as answers
 from tgvlm_jax.evaluation.etbench_data import CAPTIONING, read_etbench
 
+pytestmark = pytest.mark.timeout(900)  # METEOR reads its tables first
 VARIANTS = ("original", "strict_rvq", "new", "looser")
 
 

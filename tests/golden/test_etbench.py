@@ -8,6 +8,7 @@ from tests.golden import et
 from tgvlm_jax.evaluation import etbench_answers as answers
 from tgvlm_jax.evaluation.etbench_data import CAPTIONING
 
+pytestmark = pytest.mark.timeout(900)  # METEOR reads its tables first
 VARIANTS = ("original", "strict_rvq")
 
 

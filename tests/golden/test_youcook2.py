@@ -8,6 +8,7 @@ from tgvlm_jax.evaluation import youcook2
 from tgvlm_jax.evaluation.captioning import CaptionMetrics, missing
 from tgvlm_jax.evaluation.etbench_answers import ScriptAborts
 
+pytestmark = pytest.mark.timeout(900)  # METEOR reads its tables first
 EXACT = 1e-9
 NAMES = {"SODA_c_2": "SODA_c"}  # the split's number is part of the script's name
 

@@ -58,6 +58,14 @@ def installed_minilm() -> Path | None:
     return next((folder for folder in found if (folder / "model.safetensors").exists()), None)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """A text's tokens, the marks at both ends included, and their states."""
+
+    ids: Sequence[int]
+    states: Float32[np.ndarray, "t d"]
+
+
 class MiniLM:
     """all-MiniLM-L6-v2: a BERT encoder, mean over tokens, normalised. Embeddings are kept.
 
@@ -129,6 +137,12 @@ class MiniLM:
         width = self._weights["embeddings.word_embeddings.weight"].shape[1]
         found = [self._known[text] for text in texts]
         return np.stack(found) if found else np.zeros((0, width), np.float32)
+
+    def encode(self, text: str, *, layers: int | None = None) -> Encoded:
+        """Tokens of one text, with their states after `layers` layers (by default all)."""
+        ids = self._tokenizer.encode(text).ids
+        row = np.array([ids], np.int64)
+        return Encoded(ids=ids, states=self.hidden(row, np.ones_like(row), layers=layers)[0])
 
     def _sentences(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts d"]:
         encoded = self._tokenizer.encode_batch(list(texts))
