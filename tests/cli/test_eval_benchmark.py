@@ -43,21 +43,20 @@ def test_answers_are_kept_and_a_stopped_run_goes_on(asked, tgvlm, tmp_path):
     whole = path.read_text()
     lines = [json.loads(line) for line in whole.splitlines()]
     answers = {line["question"]: line["answer"] for line in lines}
-    assert set(answers) == {"rar/film/0", *(f"tvg/film/{i}" for i in range(4))}
-    assert answers["tvg/film/1"] == answers["tvg/film/3"] == ""
+    assert set(answers) == {"rar/film/0", "tvg/film/0", "tvg/film/2"}
     assert EVIDENCE not in "".join(answers.values())
     skipped = (tmp_path / "out" / "skipped.jsonl").read_text()
     assert "lost.mp4" in skipped
     assert "data.max_sources=0" in skipped
     figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert figures["questions"] == 5
-    assert figures["unanswered"] == 0
+    assert figures["unanswered"] == 2
 
     path.write_text("\n".join(whole.splitlines()[1:]) + "\n")  # as if it had stopped before
     (tmp_path / "out" / "skipped.jsonl").unlink()
     assert tgvlm(*words).status == 0
     assert sorted(path.read_text().splitlines()) == sorted(whole.splitlines())
-    assert not (tmp_path / "out" / "skipped.jsonl").exists()  # those were answered before
+    assert (tmp_path / "out" / "skipped.jsonl").read_text() == skipped  # tried again
 
 
 def test_answers_of_another_model_do_not_mix(asked, world, tgvlm, tmp_path):

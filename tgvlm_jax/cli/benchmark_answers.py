@@ -40,7 +40,8 @@ class Asked:
 def answer_all(suite: Suite, asked: Asked, path: Path) -> None:
     """Adds the answers that `path` does not have yet, one batch after the other.
 
-    A question whose video cannot be read gets an empty answer, and a line in skipped.jsonl beside.
+    A question whose video cannot be read gets none, but a line in skipped.jsonl; the next run tries
+    it again.
 
     Raises:
         InputError: checkpoint or folder are not there, `path` has answers of another model, the
@@ -64,9 +65,9 @@ def answer_all(suite: Suite, asked: Asked, path: Path) -> None:
         if len(skipped) == len(left) and not known:
             raise InputError(f"no video of {suite.title} could be read; the first: {skipped[0]}")
         files.write_text(path, "\n".join(lines) + "\n")
-        if skipped:
-            files.write_text(path.with_name(SKIPPED), "\n".join(skipped) + "\n")
+    path.with_name(SKIPPED).unlink(missing_ok=True)
     if skipped:
+        files.write_text(path.with_name(SKIPPED), "\n".join(skipped) + "\n")
         print(f"{len(skipped)} questions left unanswered, see {path.with_name(SKIPPED)}\n")
 
 
@@ -108,9 +109,9 @@ def _answer_batch(
         chat=model.chat,
         sampling=_CHOICE if batch[0].choice else GREEDY,
     )
-    texts = [written(one.raw, one.mentions) for one in found]
-    said = dict(zip(samples, texts, strict=True))
-    return [answer_line(question, said.get(question.name, "")) for question in batch]
+    asked = [question for question in batch if question.name in samples]
+    pairs = zip(asked, found, strict=True)
+    return [answer_line(question, written(one.raw, one.mentions)) for question, one in pairs]
 
 
 def written(raw: str, mentions: Float64[np.ndarray, "m 2"]) -> str:
