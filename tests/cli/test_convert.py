@@ -350,3 +350,21 @@ def logits(model, params, ids):
         return built.decoder.logits(built.states(prompt).final)
 
     return jax.jit(run)(params)
+
+
+def test_rows_for_tokens_that_a_chat_adds(converts, fails, tmp_path):
+    """The mean of the others, as in D2VLM's released code."""
+    theirs = hf_folders.numbers(TWINS["phi3"])
+    folder = hf_folders.write(tmp_path / "hf", "phi3", theirs)
+    converts("--from", folder, "--to", tmp_path / "ours", "--vocab_size", 515)
+    assert checkpoint.load_experiment(tmp_path / "ours").model.decoder.vocab_size == 515
+    found = restored(tmp_path / "ours")
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(found[name][: len(value)], value)
+        if name.endswith("table"):
+            means = np.broadcast_to(value.mean(axis=0), (3, value.shape[1]))
+            np.testing.assert_allclose(found[name][512:], means, atol=1e-6)
+        else:
+            assert found[name].shape == value.shape
+    few = "convert --from {hf} --to {new} --vocab_size 511"
+    assert fails(few, hf=folder).startswith("--vocab_size 511: ")

@@ -82,3 +82,21 @@ def test_sft_then_fpo_then_questions(words, tgvlm, tmp_path):
     said = tgvlm("ask", "--checkpoint", fpo, *asked)
     assert said.status == 0, said.err
     assert (tmp_path / "answer.html").stat().st_size > 1000
+    said = tgvlm("ask", "--checkpoint", fpo, *asked[:-1], "--spans", "2-5", "What is in <evi>?")
+    assert said.status == 0, said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            "'What is in <evi>?'",
+            "1 <evi> in the question, but 0 intervals; name each, such as --spans",
+        ),
+        ("--spans 2-5 'When?'", "0 <evi> in the question, but 1 intervals"),
+        ("--spans 2 'In <evi>?'", "--spans '2': give seconds such as 3-9,20-25.5"),
+        ("--spans 5-2 'In <evi>?'", "--spans '5-2' ends before it starts"),
+    ],
+)
+def test_questions_that_point_nowhere(fails, words, says):
+    assert fails("ask --checkpoint {run} --video {film} " + words).startswith(says)

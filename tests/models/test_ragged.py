@@ -19,6 +19,7 @@ from tgvlm_jax.models import parameters
 from tgvlm_jax.objectives import sft
 from tgvlm_jax.rollout.sampler import generate
 from tgvlm_jax.schema import Experiment
+from tgvlm_jax.train import optim
 from tgvlm_jax.types import Sample
 
 CONFIG = pathlib.Path(__file__).resolve().parent.parent.parent / "configs" / "d2vlm_sft.py"
@@ -85,14 +86,16 @@ def batched(experiment, numbers):
 
 def test_losses_and_gradients(experiment, params):
     blueprint = parameters.blueprint(experiment.model)
+    trained = optim.trainable(experiment.optim, params)
 
     @jax.jit
     def run(params, batch):
-        def total(params):
-            terms = sft.sums(blueprint.build(params), batch, config=experiment.objective)
+        def total(trained):
+            model = blueprint.build(params | trained)
+            terms = sft.sums(model, batch, config=experiment.objective)
             return sum(terms.values()), terms
 
-        grads, terms = jax.grad(total, has_aux=True)(params)
+        grads, terms = jax.grad(total, has_aux=True)({name: params[name] for name in trained})
         return terms, grads
 
     terms, grads = run(params, batched(experiment, range(8)))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import json
 import logging
 import math
 import os
@@ -187,6 +188,39 @@ def margin(experiment, params):
     model = parameters.blueprint(experiment.model).build(jax.device_put(params))
     found = jax.jit(lambda batch: preferred.sums(model, batch, config=experiment.objective))(batch)
     return float(found["margin"])
+
+
+def annotated(experiment, path, **change):
+    """The experiment on annotated videos, one of which is not there."""
+    records = [
+        {
+            "task": "tvg",
+            "video": f"{'gone' if number == 3 else 'bikes'}.mp4",
+            "duration": 10.0,
+            "tgt": [number, number + 2],
+            "conversations": [
+                {"from": "human", "value": f"<image>\nWhen does bike {number} pass?"},
+                {"from": "gpt", "value": "<evi></evi> It passes in <evi>."},
+            ],
+        }
+        for number in range(6)
+    ]
+    path.write_text(json.dumps(records))
+    data = dataclasses.replace(experiment.data, annotations=str(path), **change)
+    train = dataclasses.replace(experiment.train, steps=4, checkpoint_every=2)
+    return dataclasses.replace(experiment, data=data, train=train)
+
+
+def test_annotated_videos_go_on_where_they_stopped(experiment, tmp_path):
+    changed = annotated(experiment, tmp_path / "evi.json")
+    trained = loop.train(changed, tmp_path / "whole")
+    assert (trained.ran, trained.skipped) == (4, 1)
+    (skipped,) = map(json.loads, (tmp_path / "whole" / "skipped.jsonl").read_text().splitlines())
+    assert skipped["where"] == "evi.json, record 3"
+    with sigterm_at(2), pytest.raises(loop.Preempted):
+        loop.train(changed, tmp_path / "run")
+    assert loop.train(changed, tmp_path / "run").ran == 2
+    assert logged(tmp_path / "run") == logged(tmp_path / "whole")
 
 
 def test_preferences_are_learned_from_a_finished_run(whole, experiment, tmp_path):

@@ -1,6 +1,7 @@
 """tgvlm ask: put a question to a model about any video; it answers with intervals in seconds.
 
     $ tgvlm ask --checkpoint runs/demo/seed0 --video clip.mp4 "When is the picture upside down?"
+    $ tgvlm ask --checkpoint DIR --video clip.mp4 --spans 12-20 "What happens in <evi>?"
     $ tgvlm ask --checkpoint DIR --video film.mp4 --start 60 --end 90 --out answer.html "When ...?"
 
 Writes a page with the film strip, the intervals and the model's belief in every frame. A video
@@ -29,6 +30,12 @@ def flags(flag_values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_float(
         "end", None, "seconds to stop at; the end of the film if none", flag_values=flag_values
     )
+    absl_flags.DEFINE_list(
+        "spans",
+        [],
+        "<A-B,...>: seconds that each <evi> of the question means",
+        flag_values=flag_values,
+    )
     absl_flags.DEFINE_string(
         "out", "timeline.html", "<FILE>: page to write", flag_values=flag_values
     )
@@ -46,5 +53,6 @@ def main(flags: absl_flags.FlagValues) -> None:
         question=flags.question,
         start=flags.start,
         end=flags.end,
+        spans=ask_run.parse_spans(flags.spans),
         out=Path(flags.out),
     )

@@ -1,5 +1,6 @@
 """One question about one video, of any length."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ from tgvlm_jax import files
 from tgvlm_jax.cli import session
 from tgvlm_jax.data import video
 from tgvlm_jax.data.augment import fit
+from tgvlm_jax.data.chat import EVIDENCE
 from tgvlm_jax.evaluation.runner import Answered, answer
 from tgvlm_jax.report.timeline import Answer, film_strip, write_timeline
 from tgvlm_jax.schema import Experiment
 from tgvlm_jax.types import InputError, Sample, VideoFrames
 
-_STRIP_HEIGHT = 90  # pixels decoded; the model gets them scaled to its own size
+NOWHERE = np.zeros((0, 2))
+_STRIP_HEIGHT = 90  # pixels decoded at least; the model gets them scaled to its own size
 
 
 def run(
@@ -24,16 +27,24 @@ def run(
     question: str,
     start: float = 0.0,
     end: float | None = None,
+    spans: Float64[np.ndarray, "s 2"] = NOWHERE,
     out: Path,
 ) -> Answer:
     """Prints the answer, writes its timeline to `out`, and returns what was drawn.
 
+    `spans` are what each `<evi>` of the question means, in seconds.
+
     Raises:
-        InputError: the video or the checkpoint cannot be read, the question is empty, the part
-            asked for is empty, or `out` cannot be written.
+        InputError: the video or the checkpoint cannot be read, the question is empty or points at
+            more or less than `spans`, the part asked for is empty, or `out` cannot be written.
     """
     if not question.strip():
         raise InputError('the question is empty; ask such as "When is the picture upside down?"')
+    if (asked := question.count(EVIDENCE)) != len(spans):
+        raise InputError(
+            f"{asked} {EVIDENCE} in the question, but {len(spans)} intervals; name each, such as "
+            "--spans 3-9"
+        )
     info = video.probe(path)
     stop = info.duration if end is None else min(end, info.duration)
     if not 0 <= start < stop:
@@ -44,13 +55,15 @@ def run(
     files.make_folder(out.parent)
     model = session.open_model(checkpoint)
     fps = _fps(model.experiment, stop - start)
-    frames = video.decode(path, fps=fps, height=_STRIP_HEIGHT, start=start, end=stop)
+    tall = max(1.0, info.height / info.width)  # the short side is to have enough
+    height = max(_STRIP_HEIGHT, round(model.experiment.model.frame_size[0] * tall))
+    frames = video.decode(path, fps=fps, height=height, start=start, end=stop)
     frames = video.distinct(frames)
     if frames.seconds[0] >= stop:
         raise InputError(
             f"{path} shows nothing before {frames.seconds[0]:.2f} s; give an --end after that"
         )
-    windows = _windows(frames, question, path.stem, model.experiment, stop)
+    windows = _windows(frames, question, spans, path.stem, model.experiment, stop)
     answered = answer(model.params, windows, experiment=model.experiment, chat=model.chat)
     best = max(range(len(answered)), key=lambda i: _sureness(answered[i]))
     drawn = _drawn(
@@ -60,6 +73,24 @@ def run(
     write_timeline(out, drawn)
     print(f"\nlook:  {out}")
     return drawn
+
+
+def parse_spans(words: Sequence[str]) -> Float64[np.ndarray, "s 2"]:
+    """Intervals such as "3-9.5", in seconds.
+
+    Raises:
+        InputError: a word is none.
+    """
+    found = []
+    for word in words:
+        start, _, end = word.partition("-")
+        try:
+            found.append((float(start), float(end)))
+        except ValueError:
+            raise InputError(f"--spans {word!r}: give seconds such as 3-9,20-25.5") from None
+        if found[-1][0] > found[-1][1]:
+            raise InputError(f"--spans {word!r} ends before it starts")
+    return np.asarray(found, np.float64).reshape(-1, 2)
 
 
 def _say(answered: Answered, windows: list[Sample]) -> None:
@@ -81,7 +112,12 @@ def _fps(experiment: Experiment, length: float) -> float:
 
 
 def _windows(
-    found: VideoFrames, question: str, name: str, experiment: Experiment, stop: float
+    found: VideoFrames,
+    question: str,
+    spans: Float64[np.ndarray, "s 2"],
+    name: str,
+    experiment: Experiment,
+    stop: float,
 ) -> list[Sample]:
     """Clips of at most the largest frame bucket, end to end; the last one reaches back."""
     size, most = experiment.model.frame_size, max(experiment.data.frames)
@@ -102,6 +138,7 @@ def _windows(
                 spans=np.zeros((0, 2)),
                 video=name,
                 kind="asked",
+                sources=spans,
             )
         )
     return clips

@@ -3,6 +3,7 @@
     $ tgvlm convert --from Phi-3-mini-4k-instruct/ --to runs/phi3
     $ tgvlm convert --from Qwen2.5-VL-7B-Instruct/ --to runs/qwen --dtype float32
     $ tgvlm convert --from SmolLM2-135M/ --adapter peft/ --to runs/smol           # with LoRA
+    $ tgvlm convert --from Llama-3-8B/ --to runs/llama --vocab_size 128264        # rows for <evi>
     $ tgvlm convert --from runs/tuned --merge --to tuned-hf/         # adapters folded in
     $ tgvlm convert --from runs/tuned --adapter-to tuned-peft/       # adapters alone
 
@@ -30,6 +31,9 @@ def flags(flag_values: absl_flags.FlagValues) -> None:
     string("tokenizer", None, "<DIR>: takes the tokenizer from there")
     string("adapter", None, "<DIR>: a PEFT adapter to bring in with the model")
     string("adapter-to", None, "<DIR>: where to write the adapters, in PEFT format")
+    absl_flags.DEFINE_integer(
+        "vocab_size", None, "rows for tokens like <evi>, new ones the mean", flag_values=flag_values
+    )
     absl_flags.DEFINE_bool(
         "merge", False, "fold the adapters into the weights", flag_values=flag_values
     )
@@ -56,5 +60,6 @@ def main(flags: absl_flags.FlagValues) -> None:
         adapter_to=folders["adapter-to"],
         dtype=flags.dtype,
         merge=flags.merge,
+        vocab_size=flags.vocab_size,
     )
     print(done)

@@ -3,6 +3,8 @@
 import dataclasses
 from pathlib import Path
 
+import jax.numpy as jnp
+
 from tgvlm_jax import files
 from tgvlm_jax.cli.convert_files import (
     architecture,
@@ -35,6 +37,7 @@ def convert(
     adapter: Path | None = None,
     adapter_to: Path | None = None,
     merge: bool = False,
+    vocab_size: int | None = None,
 ) -> str:
     """Converts a model, in the direction that follows from the source, and says what came of it.
 
@@ -45,6 +48,9 @@ def convert(
         tokenizer: folder whose tokenizer files take the place of the source's.
         adapter: PEFT folder to bring in. adapter_to: PEFT folder to write.
         merge: folds the adapters into the weights.
+        vocab_size: rows that embeddings and output head grow to on the way in, for tokens that a
+            chat adds, such as `<evi>`; each new row is the mean of the others, as in the released
+            code of D2VLM.
 
     Raises:
         InputError: a folder is missing, damaged or of another kind, the model is unknown or does
@@ -57,6 +63,8 @@ def convert(
         if folder is not None and not folder.is_dir():
             raise InputError(f"{folder}: no such folder")
     if (source / "experiment.json").exists():
+        if vocab_size is not None:
+            raise InputError(f"--vocab_size goes with a Hugging Face model; {source} is ours")
         if adapter is not None:
             raise InputError(f"--adapter goes with a Hugging Face model; {source} is one of ours")
         if to is None and adapter_to is None:
@@ -72,7 +80,14 @@ def convert(
         raise InputError(f"--adapter-to goes with a checkpoint of ours, which {source} is not")
     if merge and adapter is None:
         raise InputError("--merge folds adapters into the weights; name them: --adapter DIR")
-    return _into(source, to, dtype=dtype, tokenizer=tokenizer, adapter=adapter, merge=merge)
+    model = models.read(source)
+    rows = vocab_size or model.decoder.vocab_size
+    if rows < model.decoder.vocab_size:
+        raise InputError(
+            f"--vocab_size {rows}: {source} has {model.decoder.vocab_size}, and none is taken away"
+        )
+    options = {"dtype": dtype, "tokenizer": tokenizer, "adapter": adapter, "merge": merge}
+    return _into(source, to, rows=rows, **options)
 
 
 def _what(source: Path) -> str:
@@ -92,6 +107,7 @@ def _into(
     tokenizer: Path | None,
     adapter: Path | None,
     merge: bool,
+    rows: int,
 ) -> str:
     model = models.read(source)
     tensors, found = models.tensors(model), Published(source)
@@ -115,18 +131,19 @@ def _into(
     if merge:
         params = _merged(adapted, params)
         adapted = model
+    params, adapted = _grown(adapted, params, rows)
     print(f"writing {to}", flush=True)
     data = dataclasses.replace(Experiment().data, tokenizer=HF_FILES)
     experiment = Experiment(name=source.resolve().name, model=adapted, data=data)
     model_folder.save(to, experiment, params, beside=beside)
-    rows = {
+    about = {
         "architecture": architecture(source),
         **sizes(params),
         "dtype": dtype if stored == {_CODES[dtype]} else f"{dtype}, from {listed(stored)}",
         "tokenizer": tokenizer_row(beside),
         "files": size_on_disk(to),
     }
-    return told(to, rows, then=f"tgvlm inspect --checkpoint {to}")
+    return told(to, about, then=f"tgvlm inspect --checkpoint {to}")
 
 
 def _stored_dtypes(found: Published) -> set[str]:
@@ -139,3 +156,17 @@ def _merged(model: ModelConfig, params: Params) -> Params:
         parts = (params.pop(f"{name}.{one}") for one in ("weight", "lora_a", "lora_b"))
         params[f"{name}.weight"] = lora.folded(module, *parts)
     return params
+
+
+def _grown(model: ModelConfig, params: Params, rows: int) -> tuple[Params, ModelConfig]:
+    """With tables of so many rows."""
+    fresh = rows - model.decoder.vocab_size
+    if not fresh:
+        return params, model
+    tables = ("decoder.embedding.table", "decoder.untied_head.table")
+    for name in filter(params.__contains__, tables):
+        table = params[name]
+        mean = jnp.mean(table.astype(jnp.float32), axis=0, keepdims=True).astype(table.dtype)
+        params[name] = jnp.concatenate([table, jnp.repeat(mean, fresh, axis=0)])
+    decoder = dataclasses.replace(model.decoder, vocab_size=rows)
+    return params, dataclasses.replace(model, decoder=decoder)

@@ -60,7 +60,7 @@ def check(experiment: Experiment, chat: Chat) -> None:
     if chat.vocab_size > rows:
         raise InputError(
             f"data.tokenizer has {chat.vocab_size} tokens, model.decoder.vocab_size={rows}; "
-            "make the model's at least as large"
+            "make the model's at least as large (tgvlm convert --vocab_size adds rows for <evi>)"
         )
     tower, data = experiment.model.tower, experiment.data
     reader = tower.compressor.qformer if isinstance(tower, FrameEncoderConfig) else None
