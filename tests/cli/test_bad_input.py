@@ -212,7 +212,7 @@ WORDS = {
     "no number": (f"{ASK} When? --start=early", "flag --start=early: could not convert string"),
     "reversed": (f"{ASK} When? --start 5 --end 3", "runs from 0 to 10.0 s; --start 5 --end 3"),
     "past the end": (f"{ASK} When? --start 11", "runs from 0 to 10.0 s; --start 11"),
-    "nothing": ("inspect", "say what to inspect: --config FILE, --shards DIR or --checkpoint DIR"),
+    "nothing": ("inspect", "say what to inspect: --config FILE, --shards DIR, --annotations"),
     "verify what": ("inspect {config} --verify", "--verify is about shards; name them"),
     "no quality": (f"{SHARD} --quality 101", "flag --quality=101: 101 is not an integer in"),
     "no fps": (f"{SHARD} --fps 0", "cannot shard at 0.0 fps"),

@@ -46,6 +46,12 @@ def test_demo(demo, tgvlm, tmp_path):
     assert (asked.status, asked.err) == (0, "")
     assert page.exists()
 
+
+@pytest.mark.slow
+def test_demo_again_and_anew(demo, tmp_path):
+    folder = tmp_path / "demo"
+    assert demo().status == 0
+    found = json.loads((folder / "metrics.json").read_text())
     again = demo("--seeds=2")
     assert (again.status, again.err) == (0, "")
     assert "60 steps, model 1 of 2\ntrained already; --fresh trains again\n" in again.out

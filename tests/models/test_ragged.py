@@ -84,6 +84,7 @@ def batched(experiment, numbers):
     return collate(samples, encoded, config=config, pad_id=chat.pad_id)
 
 
+@pytest.mark.slow
 def test_losses_and_gradients(experiment, params):
     blueprint = parameters.blueprint(experiment.model)
     trained = optim.trainable(experiment.optim, params)

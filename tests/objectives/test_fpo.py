@@ -106,6 +106,7 @@ def test_a_reference_of_the_same_weights_leaves_no_margin():
         sums(pairs(), FpoConfig(reference="base"), params)
 
 
+@pytest.mark.slow
 def test_a_step_against_the_base_without_its_adapters():
     """Fresh adapters: no margin yet, but a gradient for them; the base has none of its own."""
     model = dataclasses.replace(CONFIG, lora=(LoraConfig(pattern=r"decoder\.blocks\.q$"),))

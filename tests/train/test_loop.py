@@ -211,6 +211,7 @@ def annotated(experiment, path, **change):
     return dataclasses.replace(experiment, data=data, train=train)
 
 
+@pytest.mark.slow
 def test_annotated_videos_go_on_where_they_stopped(experiment, tmp_path):
     changed = annotated(experiment, tmp_path / "evi.json")
     trained = loop.train(changed, tmp_path / "whole")
@@ -223,6 +224,7 @@ def test_annotated_videos_go_on_where_they_stopped(experiment, tmp_path):
     assert logged(tmp_path / "run") == logged(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_preferences_are_learned_from_a_finished_run(whole, experiment, tmp_path):
     """FPO goes on from SFT: its margin grows, it compiles once a bucket, and it resumes exactly."""
     objective = FpoConfig(beta=1.0, perturbation=PerturbationConfig(kinds=("shift",), moment=0.1))

@@ -139,7 +139,7 @@ def blind_grounding(truths: Sequence[str], durations: Sequence[float]) -> dict[s
     Raises:
         InputError: there are no truths.
     """
-    spans = np.asarray([read_interval(truth) for truth in truths], np.float64).reshape(-1, 2)
+    spans = np.asarray([read_interval(truth) for truth in truths], np.float64).reshape(-1, 1, 2)
     seconds = np.asarray(durations, np.float64)
     best = baselines.best_constant_span(spans, seconds)
     scores = {
