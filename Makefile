@@ -11,9 +11,9 @@ LOG := .venv/install.log
 .PHONY: help demo test slow golden lock clean
 
 help:
-	@echo 'make demo              set up .venv and run the main job on real video (about 5 minutes)'
+	@echo 'make demo              set up .venv and run the main job on real video (about 6 minutes)'
 	@echo '                       make demo ARGS="--seeds 3" hands options to tgvlm demo'
-	@echo 'make test              lint, format, types and tests (under 10 minutes)'
+	@echo 'make test              lint, format, types and tests (about 10 minutes)'
 	@echo '                       make test ARGS="-k spans -x" hands options to pytest'
 	@echo 'make slow              the tests that take longer'
 	@echo 'make golden DIR=...    compare with the recorded outputs of the original code'

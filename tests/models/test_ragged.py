@@ -112,6 +112,7 @@ def test_losses_and_gradients(experiment, params):
         np.testing.assert_allclose(value, alone, atol=atol, err_msg=name)
 
 
+@pytest.mark.slow
 def test_generated_intervals(experiment, params):
     chat = open_chat(experiment.data)
 

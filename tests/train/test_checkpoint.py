@@ -83,6 +83,7 @@ def test_parameters_alone_come_back(saved, current):
         np.testing.assert_array_equal(value, current.params[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_from_one_device_to_eight_and_back(saved, current, tmp_path):
     """What is restored lies as a fresh state lies on that mesh, and one program takes it whole."""
     mesh = mesh_lib.make(MESH)
