@@ -7,17 +7,13 @@ result back into an `Experiment`, and everything below the command line sees onl
 
 from tgvlm_jax.schema.experiment import (
     ANOMALY_KINDS,
-    PERTURBATIONS,
+    PRETEXT_TASKS,
     DataConfig,
     EvalConfig,
     Experiment,
-    FpoConfig,
     GroupConfig,
     MeshConfig,
     OptimConfig,
-    PerturbationConfig,
-    SamplingConfig,
-    SftConfig,
     TrainConfig,
 )
 from tgvlm_jax.schema.model import (
@@ -26,6 +22,14 @@ from tgvlm_jax.schema.model import (
     LoraConfig,
     ModelConfig,
     RopeConfig,
+)
+from tgvlm_jax.schema.objective import (
+    PERTURBATIONS,
+    FpoConfig,
+    GrpoConfig,
+    PerturbationConfig,
+    SamplingConfig,
+    SftConfig,
 )
 from tgvlm_jax.schema.policy import AdvantageConfig, CreditConfig, PolicyConfig
 from tgvlm_jax.schema.towers import (
@@ -45,6 +49,7 @@ __all__ = [
     "CLIP_MEAN",
     "CLIP_STD",
     "PERTURBATIONS",
+    "PRETEXT_TASKS",
     "AdvantageConfig",
     "CompressorConfig",
     "CreditConfig",
@@ -57,6 +62,7 @@ __all__ = [
     "FpoConfig",
     "FrameEncoderConfig",
     "GroupConfig",
+    "GrpoConfig",
     "LoraConfig",
     "MeshConfig",
     "ModelConfig",

@@ -1,10 +1,11 @@
-"""Data, objective, optimiser, loop, mesh: everything of a run but its model."""
+"""Data, optimiser, loop, mesh: everything of a run but its model and its objective."""
 
 import dataclasses
 from typing import Literal
 
 from tgvlm_jax.schema.checks import divides, positive
 from tgvlm_jax.schema.model import ModelConfig
+from tgvlm_jax.schema.objective import FpoConfig, GrpoConfig, SftConfig
 from tgvlm_jax.types import InputError
 
 ANOMALY_KINDS = (
@@ -21,9 +22,7 @@ ANOMALY_KINDS = (
     "shuffle",
     "stutter",
 )
-
-
-PERTURBATIONS = ("shift", "add", "delete", "merge", "distort", "repeat")
+PRETEXT_TASKS = ("grounding", "counting", "jigsaw")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +50,8 @@ class DataConfig:
             the largest one gets that many, evenly spread.
         strides: clips take every stride-th stored frame, drawn from these.
         kinds: anomalies to ground, among `ANOMALY_KINDS`.
+        tasks: pretext tasks that are answered in plain text (VideoSSR 3.1), among `PRETEXT_TASKS`,
+            alike often; none makes anomaly grounding by evidence.
         train_span, eval_span: the parts of every video, as fractions of its duration, that
             training and evaluation clips lie in.
         skip_seconds: (start, end) pairs of every video that no clip touches, such as credits.
@@ -80,6 +81,7 @@ class DataConfig:
     frames: tuple[int, ...] = (32,)
     strides: tuple[int, ...] = (1, 2)
     kinds: tuple[str, ...] = ANOMALY_KINDS
+    tasks: tuple[str, ...] = ()
     train_span: tuple[float, float] = (0.0, 2 / 3)
     eval_span: tuple[float, float] = (2 / 3, 1.0)
     skip_seconds: tuple[tuple[float, float], ...] = ()
@@ -96,6 +98,9 @@ class DataConfig:
         for kind in self.kinds:
             if kind not in ANOMALY_KINDS:
                 raise InputError(f"kinds: {kind!r} is not one of {', '.join(ANOMALY_KINDS)}")
+        for task in self.tasks:
+            if task not in PRETEXT_TASKS:
+                raise InputError(f"tasks: {task!r} is not one of {', '.join(PRETEXT_TASKS)}")
         if not self.kinds or not self.frames or not self.strides:
             raise InputError("kinds, frames and strides must each name at least one")
         whole = ("batch_size", "frames", "strides", "max_events")
@@ -106,79 +111,6 @@ class DataConfig:
         for name, (start, end) in (("train_span", self.train_span), ("eval_span", self.eval_span)):
             if not 0.0 <= start < end <= 1.0:
                 raise InputError(f"{name}=({start}, {end}) must be fractions 0 <= start < end <= 1")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SftConfig:
-    """Supervised fine-tuning of D2VLM (2.3): language, grounding and consistency.
-
-    Attributes:
-        grounding, consistency: weights of the two terms; 10 each in the released code.
-        alpha: base of the soft frame target alpha^-distance; 2.0 as released. 0 takes the hard
-            targets of the paper.
-    """
-
-    kind: Literal["sft"] = "sft"
-    grounding: float = 10.0
-    consistency: float = 10.0
-    alpha: float = 2.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PerturbationConfig:
-    """How good answers are made worse (D2VLM 3.4).
-
-    Attributes:
-        kinds: which of `PERTURBATIONS` are drawn.
-        probabilities: of each of `kinds`, alike when empty.
-        strength: of a shift, the overlap (IoU) it leaves at most is 1 - strength; of a
-            distortion, the share of an event's key words that change.
-        moment: seconds, the shortest event that is added or left by a shift.
-    """
-
-    kinds: tuple[str, ...] = PERTURBATIONS
-    probabilities: tuple[float, ...] = ()
-    strength: float = 0.7
-    moment: float = 1.0
-
-    def __post_init__(self):
-        unknown = [kind for kind in self.kinds if kind not in PERTURBATIONS]
-        if unknown or not self.kinds:
-            raise InputError(f"kinds {self.kinds}: give some of {', '.join(PERTURBATIONS)}")
-        if self.probabilities and len(self.probabilities) != len(self.kinds):
-            raise InputError(f"{len(self.probabilities)} probabilities for {len(self.kinds)} kinds")
-        if not 0 < self.strength <= 1:
-            raise InputError(f"strength={self.strength} must lie in (0, 1]")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FpoConfig:
-    """Factorised preference optimisation (D2VLM 3.1), and its relatives.
-
-    Attributes:
-        grounding, consistency, alpha: of the supervised terms, as in `SftConfig`.
-        supervised: weight of all supervised terms; 1 as released, 0 for the preference alone.
-        beta: how steeply the preference follows the margin in log-probability.
-        loss: "sigmoid" (DPO's), "hinge" or "ipo".
-        preference_alpha: base of the soft frame targets in the preference, 2.0 as released; 0
-            takes the hard ones as printed in the paper.
-        grounding_in_preference: whether spans count in the preference, beside tokens.
-        reference: "none", or "base": margins are counted from those of the model without its
-            adapters. With it, and without the grounding and supervised terms, this is plain DPO.
-        perturbation: how the answers that are not preferred are made.
-    """
-
-    kind: Literal["fpo"] = "fpo"
-    grounding: float = 10.0
-    consistency: float = 10.0
-    alpha: float = 2.0
-    supervised: float = 1.0
-    beta: float = 0.1
-    loss: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
-    preference_alpha: float = 2.0
-    grounding_in_preference: bool = True
-    reference: Literal["none", "base"] = "none"
-    perturbation: PerturbationConfig = PerturbationConfig()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -257,29 +189,6 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
-    """How answers are generated.
-
-    Attributes:
-        temperature: 0 takes the likeliest token.
-        top_p: share of the probability that the tokens to draw from hold.
-        repetition_penalty: what the logits of tokens already there are divided by where positive,
-            and multiplied with where negative; 1 for none. D2VLM takes 1.2 for multiple choice.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-
-    def __post_init__(self):
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.repetition_penalty <= 0:
-            raise InputError(
-                f"temperature={self.temperature}, top_p={self.top_p}, repetition_penalty="
-                f"{self.repetition_penalty}: at least 0, within (0, 1], above 0"
-            )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
     """Devices per mesh axis; -1 (one axis only) takes what is left. All 1: no mesh.
 
@@ -302,7 +211,7 @@ class Experiment:
     seed: int = 0
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = DataConfig()
-    objective: SftConfig | FpoConfig = SftConfig()
+    objective: SftConfig | FpoConfig | GrpoConfig = dataclasses.field(default_factory=SftConfig)
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     evaluation: EvalConfig = EvalConfig()
