@@ -2,29 +2,39 @@
 
     tgvlm games --out runs/games --episodes 1000
     tgvlm shard --videos runs/games/videos --out runs/games/shards --fps 2 --height 48 --width 64
-    tgvlm train --config configs/games.py:data=runs/games --workdir runs/games/run
-    python benchmarks/games_scores.py runs/games/run
+    tgvlm train --config configs/games.py:data=runs/games --workdir runs/games/sft
+    tgvlm train --config configs/games.py:data=runs/games,fpo \
+        --config.train.init_from=runs/games/sft --workdir runs/games/fpo
+    python benchmarks/games_scores.py runs/games/sft runs/games/fpo
 
 Grounding, dense captioning and referring questions together (docs/data_format.md). Arguments after
-a colon: `data=DIR` (what `tgvlm games` wrote), `steps=N`.
+a colon: `data=DIR` (what `tgvlm games` wrote), `steps=N` (0: as many as the stage takes), `fpo`
+(preferences, from a run without).
 """
 
 from tgvlm_jax.config import parse_arg, to_config_dict
-from tgvlm_jax.schema import Experiment
+from tgvlm_jax.schema import Experiment, FpoConfig
 
 
 def get_config(arg: str | None = None):
-    """Supervised fine-tuning from scratch."""
-    args = parse_arg(arg, data="runs/games", steps=700)
-    config = to_config_dict(Experiment(name="games"))
+    """Supervised fine-tuning from scratch, and preferences after it."""
+    args = parse_arg(arg, data="runs/games", steps=0, fpo=False)
+    # The supervised terms, which are learned by now, count less than the preference.
+    objective = FpoConfig(supervised=0.1) if args.fpo else Experiment().objective
+    config = to_config_dict(Experiment(name="games", objective=objective))
 
     config.model.unroll = 4
+    # What is carried and what is ahead fill a patch each: little of a tower is enough.
+    config.model.tower.cell_width = 32
+    config.model.tower.width = 64
+    config.model.tower.hidden = 128
 
     config.data.shards = f"{args.data}/shards"
     config.data.annotations = f"{args.data}/train.json"
     config.data.eval_annotations = f"{args.data}/val.json"
     config.data.tokenizer = f"{args.data}/tokenizer"
     config.data.fps = 2.0
+    config.data.batch_size = 16
     config.data.frames = (30,)
     config.data.max_events = 4
     config.data.max_sources = 1
@@ -38,7 +48,14 @@ def get_config(arg: str | None = None):
     config.optim.weight_decay = 0.05
     config.optim.beta2 = 0.98
 
-    config.train.steps = args.steps
+    config.train.steps = args.steps or 700
+
+    if args.fpo:
+        config.seed = 1000  # another order of the records than the one the first stage had
+        config.optim.lr = 1e-3
+        config.optim.warmup_steps = 5
+        config.train.steps = args.steps or 150
+
     config.train.checkpoint_every = 100
     config.train.log_every = 20
 
