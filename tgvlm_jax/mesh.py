@@ -151,6 +151,13 @@ def reshape(
     return jax.lax.reshape(x, tuple(shape), out_sharding=spec(*out))
 
 
+def repeat(x: Shaped[Array, "b ..."], count: int) -> Shaped[Array, "_b ..."]:
+    """Each row `count` times, one after another, where the rows may be sharded."""
+    rest = (None,) * (x.ndim - 1)
+    wide = jnp.broadcast_to(x[:, None], (len(x), count, *x.shape[1:]))
+    return reshape(wide, (len(x) * count, *x.shape[1:]), out=("batch", *rest))
+
+
 def lookup(
     table: Num[Array, "n d"], ids: Int[Array, "b t"], *, out: Sequence[str | None]
 ) -> Num[Array, "b t d"]:

@@ -151,6 +151,21 @@ class PatchRows:
 
 @pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Features:
+    """What a tower has made of Frames or PatchRows (`VideoLanguageModel.see`).
+
+    Attributes:
+        tokens: of the decoder's width. deepstack: those added after the decoder's first layers
+            (Qwen3-VL), else None. mask: real frames, where each has one token, else None.
+    """
+
+    tokens: Annotated[Any, "float b u d"]
+    deepstack: Annotated[Any, "float b m u d | None"] = None
+    mask: Annotated[Any, "bool b f | None"] = None
+
+
+@pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Sources:
     """Spans that a question asks about by `<evi>` (D2VLM 1.6).
 
@@ -169,7 +184,8 @@ class Prompt:
     """All that stands before the answer: system text, frames, question.
 
     Attributes:
-        visual: what the tower sees, Frames or PatchRows; None for text alone.
+        visual: what the tower sees, Frames or PatchRows, or what it has seen, Features; None for
+            text alone.
         tokens: ids, right-padded; a visual token's slot holds the placeholder id.
         visual_index: which of the tower's tokens stands in a slot, -1 for text and padding.
         length: filled slots of each row.
@@ -178,7 +194,7 @@ class Prompt:
         sources: spans that the question points at; None for none in the whole batch.
     """
 
-    visual: Annotated[Any, "Frames | PatchRows | None"]
+    visual: Annotated[Any, "Frames | PatchRows | Features | None"]
     tokens: Annotated[Any, "int32 b p"]
     visual_index: Annotated[Any, "int32 b p"]
     length: Annotated[Any, "int32 b"]

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,6 +53,36 @@ def test_folded_heads_equal_repeated_heads(two_stretches):
     wide = attend(q.reshape(B, T, H * R, 1, K), [repeated], [causal])
     folded = attend(q, [own], [causal])
     np.testing.assert_allclose(folded, wide.reshape(folded.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize("shared", [1, B], ids=["one prompt", "a prompt each"])
+def test_rows_that_share_keys_equal_rows_with_keys_of_their_own(shared):
+    """Six queries on one or two prompts, in values and in every gradient."""
+    rows = 6
+    q, gradient = normal(0, rows, T, H, R, K), normal(1, rows, T, H, R, K)
+    prompt = KeyValues(k=normal(2, shared, H, 5, K), v=normal(3, shared, H, 5, K))
+    own = KeyValues(k=normal(4, rows, H, T, K), v=normal(5, rows, H, T, K))
+    rng = np.random.default_rng(0)
+    filled = jnp.asarray(rng.random((shared, 1, 5)) < 0.6)
+    causal = jnp.asarray(np.broadcast_to(np.tril(np.ones((T, T), bool)), (rows, T, T)))
+
+    def repeat(x):
+        return jnp.repeat(x, rows // shared, axis=0)
+
+    def apart(q, prompt, own):
+        return attention.attend(q, (jax.tree.map(repeat, prompt), own), (repeat(filled), causal))
+
+    def together(q, prompt, own):
+        return attention.attend(q, (prompt, own), (filled, causal))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def both(function):
+        out, pull = jax.vjp(function, q, prompt, own)
+        return out, pull(gradient)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), both(together), both(apart)
+    )
 
 
 def test_large_scores_and_rows_without_keys_stay_finite(two_stretches):

@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -25,7 +26,7 @@ from tgvlm_jax.models.qwen_vit import QwenVisionTower
 from tgvlm_jax.models.vit import TinyVit
 from tgvlm_jax.ops.attention import causal_mask
 from tgvlm_jax.schema import FrameEncoderConfig, ModelConfig, QwenVisionConfig, TinyVitConfig
-from tgvlm_jax.types import Prompt, Response, pytree
+from tgvlm_jax.types import Features, Frames, Prompt, Response, pytree
 
 
 @pytree
@@ -53,6 +54,8 @@ class PromptState:
         final, query: states of the last filled slot after all layers and before the last one,
             which predict the first token to come, and where it points.
         bank: None without evidence heads.
+
+    For several answers to each prompt see `for_answers`.
     """
 
     earlier: Annotated[Any, "Earlier l b p h k"]
@@ -60,6 +63,20 @@ class PromptState:
     final: Annotated[Any, "float b 1 d"]
     query: Annotated[Any, "float b 1 d"]
     bank: Annotated[Any, "Bank | None"]
+
+
+def for_answers(prompt: PromptState, count: int) -> PromptState:
+    """A prompt as `count` answers to it, one after another, see it.
+
+    Keys and values are not repeated: attention shares them (design D10). All else is small.
+    """
+    if count == 1:
+        return prompt
+    repeated = {
+        name: jax.tree.map(lambda x: mesh.repeat(x, count), getattr(prompt, name))
+        for name in ("next_position", "final", "query", "bank")
+    }
+    return dataclasses.replace(prompt, **repeated)
 
 
 @pytree
@@ -118,6 +135,16 @@ class VideoLanguageModel(nnx.Module):
             deepstack=seen.deepstack,
         )
 
+    def see(self, prompt: Prompt) -> Prompt:
+        """The same prompt with the tower's work done, which several passes may then share."""
+        if self.tower is None or prompt.visual is None or isinstance(prompt.visual, Features):
+            return prompt
+        mask = prompt.visual.mask if isinstance(prompt.visual, Frames) else None
+        tokens, deepstack = self._look(prompt)
+        return dataclasses.replace(
+            prompt, visual=Features(tokens=tokens, deepstack=deepstack, mask=mask)
+        )
+
     def prefill(self, prompt: Prompt) -> PromptState:
         """Reads a prompt."""
         states = self.states(prompt, taps=self._taps)
@@ -133,21 +160,29 @@ class VideoLanguageModel(nnx.Module):
             bank=self._bank(prompt, states.taps, query),
         )
 
+    def _look(self, prompt: Prompt) -> tuple[Float[Array, "b u d"], Float[Array, "b m u d"] | None]:
+        """The tower's tokens of each sample, and those for the decoder's first layers."""
+        if isinstance(prompt.visual, Features):
+            return prompt.visual.tokens, prompt.visual.deepstack
+        if isinstance(self.tower, TinyVit):
+            return self.tower(prompt.visual.pixels), None
+        if isinstance(self.tower, FrameEncoder):
+            pixels = clip_normalised(prompt.visual.pixels, dtype=jnp.dtype(self.config.dtype))
+            return self.tower(pixels, prompt.visual.question), None
+        assert isinstance(self.tower, QwenVisionTower)
+        found = self.tower(prompt.visual)
+        levels = [flat(level) for level in found.deepstack]
+        return flat(found.tokens), jnp.stack(levels, axis=1) if levels else None
+
     def _see(self, prompt: Prompt, embedded: Float[Array, "b p d"]) -> "_Seen":
         """Puts the tower's tokens into their slots."""
         if self.tower is None or prompt.visual is None:
             return _Seen(x=embedded, deepstack=None)
-        if isinstance(self.tower, TinyVit):
-            tokens, deepstack = self.tower(prompt.visual.pixels), None
-        elif isinstance(self.tower, FrameEncoder):
-            pixels = clip_normalised(prompt.visual.pixels, dtype=embedded.dtype)
-            tokens, deepstack = self.tower(pixels, prompt.visual.question), None
-        else:
-            found = self.tower(prompt.visual)
-            tokens, deepstack = flat(found.tokens), None
-            if found.deepstack.shape[0]:
-                levels = [at_slots(flat(level), prompt.visual_index) for level in found.deepstack]
-                deepstack = jnp.stack(levels)
+        tokens, levels = self._look(prompt)
+        deepstack = None
+        if levels is not None:
+            each = [at_slots(levels[:, m], prompt.visual_index) for m in range(levels.shape[1])]
+            deepstack = jnp.stack(each)
         placed = at_slots(tokens, prompt.visual_index).astype(embedded.dtype)
         x = jnp.where((prompt.visual_index >= 0)[..., None], placed, embedded)
         if prompt.sources is not None:
@@ -172,7 +207,11 @@ class VideoLanguageModel(nnx.Module):
         )
 
     def extend(self, prompt: PromptState, response: Response) -> Predicted:
-        """Runs a whole response (teacher forcing: spans are the given ones, D2VLM 1.6)."""
+        """Runs a whole response (teacher forcing: spans are the given ones, D2VLM 1.6).
+
+        There may be several responses to each prompt, one after another.
+        """
+        prompt = for_answers(prompt, len(response.tokens) // len(prompt.next_position))
         x = self.decoder.embed(response.tokens)
         slots = jnp.arange(response.spans.shape[1], dtype=jnp.int32)
         emitted = (response.evidence[..., None] == slots).astype(x.dtype)  # b t e

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
+from tgvlm_jax import mesh
 from tgvlm_jax.types import pytree
 
 PRODUCT = "product"
@@ -38,7 +39,7 @@ class KeyValues:
 def attend(
     q: Float[Array, "b t h r k"],
     stretches: Sequence[KeyValues],
-    masks: Sequence[Bool[Array, "b #t _s"]],
+    masks: Sequence[Bool[Array, "_b #t _s"]],
 ) -> Float[Array, "b t h r k"]:
     """Softmax attention, computed in float32, over all stretches together.
 
@@ -47,14 +48,36 @@ def attend(
 
     Args:
         q: queries, `h` key heads with `r` query heads each.
-        stretches: keys and values, each of its own length.
-        masks: for each stretch, which key each query may see.
+        stretches: keys and values, each of its own length. One with fewer rows than `q` is shared:
+            its row i serves as many following rows of `q` as it takes to reach their number.
+        masks: for each stretch and each of its rows, which key each query may see.
     """
     return jnp.moveaxis(_attend(jnp.moveaxis(q, 1, 3), tuple(stretches), tuple(masks)), 3, 1)
 
 
 # In every einsum below the operands stand in the order of the result. Otherwise it, or the gradient
 # rule of a plain product, swaps them, and XLA's CPU backend turns the largest array there is.
+
+
+def _fold(x: Float[Array, "b h r t c"], rows: int) -> Float[Array, "_b h _r t c"]:
+    """Rows that share keys, as query heads of the one row of those keys."""
+    b, h, r, t, c = x.shape
+    if b == rows:
+        return x
+    out = ("batch", None, "heads", None, None, None)
+    x = jnp.swapaxes(mesh.reshape(x, (rows, b // rows, h, r, t, c), out=out), 1, 2)
+    return mesh.reshape(x, (rows, h, b // rows * r, t, c), out=("batch", "heads", None, None, None))
+
+
+def _unfold(x: Float[Array, "_b h _r t c"], rows: int) -> Float[Array, "b h r t c"]:
+    """The inverse of `_fold`, back to `rows` rows."""
+    b, h, r, t, c = x.shape
+    if b == rows:
+        return x
+    each = rows // b
+    out = ("batch", "heads", None, None, None, None)
+    x = jnp.swapaxes(mesh.reshape(x, (b, h, each, r // each, t, c), out=out), 1, 2)
+    return mesh.reshape(x, (rows, h, r // each, t, c), out=("batch", "heads", None, None, None))
 
 
 @jax.custom_vjp
@@ -69,12 +92,18 @@ def _scores(q, kv: KeyValues, mask) -> Float[Array, "b h r t s"]:
 
 
 def _attend_forward(q, stretches, masks):
-    scores = [_scores(q, *one) for one in zip(stretches, masks, strict=True)]
-    peak = functools.reduce(jnp.maximum, (jnp.max(s, axis=-1, keepdims=True) for s in scores))
-    weights = [jnp.exp(s - peak) for s in scores]
-    total = functools.reduce(jnp.add, (jnp.sum(w, axis=-1, keepdims=True) for w in weights))
+    rows = [kv.k.shape[0] for kv in stretches]
+    scores = [
+        _scores(_fold(q, count), kv, mask)
+        for count, kv, mask in zip(rows, stretches, masks, strict=True)
+    ]
+    peaks = [_unfold(jnp.max(s, axis=-1, keepdims=True), len(q)) for s in scores]
+    peak = functools.reduce(jnp.maximum, peaks)
+    weights = [jnp.exp(s - _fold(peak, count)) for s, count in zip(scores, rows, strict=True)]
+    totals = [_unfold(jnp.sum(w, axis=-1, keepdims=True), len(q)) for w in weights]
+    total = functools.reduce(jnp.add, totals)
     mixed = [
-        jnp.einsum("bhrts,bhsk->bhrtk", w.astype(kv.v.dtype), kv.v)
+        _unfold(jnp.einsum("bhrts,bhsk->bhrtk", w.astype(kv.v.dtype), kv.v), len(q))
         for w, kv in zip(weights, stretches, strict=True)
     ]
     out = functools.reduce(jnp.add, mixed) / total.astype(q.dtype)
@@ -84,21 +113,27 @@ def _attend_forward(q, stretches, masks):
 
 def _attend_backward(kept, gradient):
     q, stretches, masks, out, peak, total = kept
-    scale = jnp.float32(q.shape[-1] ** -0.5)
     shared = jnp.sum((gradient * out).astype(jnp.float32), axis=-1, keepdims=True)
     of_q, of_stretches = jnp.zeros_like(q), []
     for kv, mask in zip(stretches, masks, strict=True):
-        weights = jnp.exp(_scores(q, kv, mask) - peak) / total
-        of_v = jnp.einsum("bhrtk,bhrts->bhks", gradient, weights.astype(q.dtype))
-        of_weights = jnp.einsum(
-            "bhrtk,bhsk->bhrts", gradient, kv.v, preferred_element_type=jnp.float32
-        )
-        of_scores = jnp.where(mask[:, None, None], weights * (of_weights - shared) * scale, 0)
-        of_scores = of_scores.astype(q.dtype)
-        of_q = of_q + jnp.einsum("bhrts,bhsk->bhrtk", of_scores, kv.k)
-        of_k = jnp.einsum("bhrtk,bhrts->bhks", q, of_scores)
-        of_stretches.append(KeyValues(k=jnp.swapaxes(of_k, 2, 3), v=jnp.swapaxes(of_v, 2, 3)))
+        folded = [_fold(x, kv.k.shape[0]) for x in (q, gradient, peak, total, shared)]
+        part = _of_stretch(kv, mask, *folded)
+        of_q = of_q + _unfold(part[0], len(q))
+        of_stretches.append(part[1])
     return of_q, tuple(of_stretches), None
+
+
+def _of_stretch(kv: KeyValues, mask, q, gradient, peak, total, shared):
+    """What one stretch adds to the gradient of the queries, and its own."""
+    scale = jnp.float32(q.shape[-1] ** -0.5)
+    weights = jnp.exp(_scores(q, kv, mask) - peak) / total
+    of_v = jnp.einsum("bhrtk,bhrts->bhks", gradient, weights.astype(q.dtype))
+    of_weights = jnp.einsum("bhrtk,bhsk->bhrts", gradient, kv.v, preferred_element_type=jnp.float32)
+    of_scores = jnp.where(mask[:, None, None], weights * (of_weights - shared) * scale, 0)
+    of_scores = of_scores.astype(q.dtype)
+    of_q = jnp.einsum("bhrts,bhsk->bhrtk", of_scores, kv.k)
+    of_k = jnp.einsum("bhrtk,bhrts->bhks", q, of_scores)
+    return of_q, KeyValues(k=jnp.swapaxes(of_k, 2, 3), v=jnp.swapaxes(of_v, 2, 3))
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
