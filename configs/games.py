@@ -9,7 +9,7 @@
 
 Grounding, dense captioning and referring questions together (docs/data_format.md). Arguments after
 a colon: `data=DIR` (what `tgvlm games` wrote), `steps=N` (0: as many as the stage takes), `fpo`
-(preferences, from a run without).
+(preferences, from a run without) or, to compare it with, `more` (the same steps without them).
 """
 
 from tgvlm_jax.config import parse_arg, to_config_dict
@@ -17,8 +17,8 @@ from tgvlm_jax.schema import Experiment, FpoConfig
 
 
 def get_config(arg: str | None = None):
-    """Supervised fine-tuning from scratch, and preferences after it."""
-    args = parse_arg(arg, data="runs/games", steps=0, fpo=False)
+    """Supervised fine-tuning from scratch, and what may come after it."""
+    args = parse_arg(arg, data="runs/games", steps=0, fpo=False, more=False)
     # The supervised terms, which are learned by now, count less than the preference.
     objective = FpoConfig(supervised=0.1) if args.fpo else Experiment().objective
     config = to_config_dict(Experiment(name="games", objective=objective))
@@ -50,7 +50,7 @@ def get_config(arg: str | None = None):
 
     config.train.steps = args.steps or 800
 
-    if args.fpo:
+    if args.fpo or args.more:
         config.seed = 1000  # another order of the records than the one the first stage had
         config.optim.lr = 1e-3
         config.optim.warmup_steps = 5
