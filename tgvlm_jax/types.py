@@ -67,6 +67,8 @@ class Sample:
         sources: (start, end) seconds that the question asks about.
         video_first: whether the video stands before the question.
         readable: false where the frames could not be read; nothing is learned from such a sample.
+        clips: where the video is shown as several clips, how many frames each has, in the order
+            of `frames`; () for one clip.
     """
 
     frames: UInt8[np.ndarray, "f y x 3"]
@@ -82,6 +84,7 @@ class Sample:
     )
     video_first: bool = True
     readable: bool = True
+    clips: tuple[int, ...] = ()
 
 
 def pytree(cls: type[T]) -> type[T]:

@@ -48,6 +48,31 @@ ONE = ((0.5, 1.5),)
 TWO = ((0.5, 1.0), (1.5, 2.5))
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_clips_are_lines_with_their_frames(chat, first):
+    plain = sample(question="In which order?", answer="312", frames=6, first=first)
+    several = chat.encode(dataclasses.replace(plain, clips=(1, 2, 3)))
+    text = chat.tokenizer.decode(several.prompt.tolist(), skip_special_tokens=False)
+    lines = [f"Clip {i + 1}: {'<frame>' * (i + 1)}" for i in range(3)]
+    asked = ["In which order?"]
+    assert "\n".join([*lines, *asked] if first else [*asked, *lines]) in text
+    shown = several.prompt == chat.frame_id
+    np.testing.assert_array_equal(several.visual_index[shown], np.arange(6))
+    assert np.all(several.visual_index[~shown] == -1)
+    assert chat.decode(several.response.tolist()) == "312"
+    # One clip is shown as it was before there were several.
+    one = chat.encode(plain)
+    np.testing.assert_array_equal(one.visual_index[one.prompt == chat.frame_id], np.arange(6))
+    start, end = (each.prompt.tolist().index(chat.frame_id) for each in (one, several))
+    label = chat.tokenizer.encode("Clip 1: ", add_special_tokens=False).ids
+    assert several.prompt[:end].tolist() == [*one.prompt[:start].tolist(), *label]
+
+
+def test_clips_of_other_frames_than_there_are_are_refused(chat):
+    with pytest.raises(InputError, match=r"film: 6 frames, clips of \(2, 2\)"):
+        chat.encode(dataclasses.replace(sample(frames=6), clips=(2, 2)))
+
+
 @pytest.mark.parametrize("text", [*pretext.sentences(), *TYPED])
 def test_what_is_encoded_comes_back(chat, text):
     spans = ONE if "<evi>" in text else ()

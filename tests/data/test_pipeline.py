@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from tgvlm_jax.data import pretext
+from tgvlm_jax.data import pretext, windows
 from tgvlm_jax.data.chat import load_chat
 from tgvlm_jax.data.manifest import ShardError
 from tgvlm_jax.data.pipeline import Batches, BatchMaker, collate, round_up
@@ -402,7 +402,7 @@ def cut(film_folder, tmp_path):
 @pytest.mark.parametrize("threads", [0, 2])
 def test_damage_reaches_the_caller_as_what_it_is(make, batches, cut, threads, monkeypatch):
     """One line that names the file and what to do, in good time; then the iterator is over."""
-    monkeypatch.setattr(pretext, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(windows, "_KEPT_BYTES", 0)
     shards, damage = cut
     before = workers()
     made = batches(make(shards=shards, threads=threads, train_span=(0.4, 1.0)), steps=1000)

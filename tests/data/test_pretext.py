@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.data import bad_videos
-from tgvlm_jax.data import pretext
+from tgvlm_jax.data import pretext, windows
 from tgvlm_jax.data.augment import resize
 from tgvlm_jax.data.pretext import AnomalyGrounding, answer, question, sentences
 from tgvlm_jax.data.shards import open_shards, write_shards
@@ -291,11 +291,11 @@ def test_short_clips_have_two_wrong_frames_at_least(film, frames):
 def test_frames_are_kept_decoded_within_a_budget(film, monkeypatch):
     """A budget of nothing gives the same samples."""
     kept = source(film).sample(7, frames=14)
-    monkeypatch.setattr(pretext, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(windows, "_KEPT_BYTES", 0)
     assert_same(source(film).sample(7, frames=14), kept)
-    monkeypatch.setattr(pretext, "_KEPT_BYTES", 10 * 30 * 60 * 3)
+    monkeypatch.setattr(windows, "_KEPT_BYTES", 10 * 30 * 60 * 3)
     few = source(film)
     for index in range(10):
         few.sample(index, frames=14)
     assert_same(few.sample(7, frames=14), kept)
-    assert few._frame.cache_info().currsize <= 10
+    assert few.windows._frame.cache_info().currsize <= 10

@@ -128,22 +128,13 @@ class Chat:
 
         Raises:
             InputError: the answer does not mention every span exactly twice, first before
-                `</evi>` and then after it; or the question does not have an `<evi>` for each of
-                its sources.
+                `</evi>` and then after it; the question does not have an `<evi>` for each of
+                its sources; or the clips have more or fewer frames than there are.
         """
         check_question(sample)
         check_answer(sample)
-        around = self.template
-        if sample.video_first:
-            texts = around.before, f"{around.after_frames}{sample.question}{around.after_question}"
-        else:
-            texts = f"{around.before}{sample.question}{around.after_frames}", around.after_question
-        before, after = map(self._ids, texts)
-        count = len(sample.frames)
-        prompt = np.asarray([*before, *[self.frame_id] * count, *after], np.int32)
-        index = np.full(len(prompt), -1, np.int32)
-        index[len(before) : len(before) + count] = np.arange(count)
-        answer = self._ids(sample.answer + around.end) if sample.answer else []
+        prompt, index = self._prompt(sample)
+        answer = self._ids(sample.answer + self.template.end) if sample.answer else []
         response = np.asarray(answer, np.int32)
         pieces = self.pieces.ids(sample.question) if self.pieces else []
         return Encoded(
@@ -154,6 +145,27 @@ class Chat:
             response=response,
             evidence=np.flatnonzero(response == self.evidence_id).astype(np.int32),
         )
+
+    def _prompt(self, sample: Sample) -> tuple[Int32[np.ndarray, "p"], Int32[np.ndarray, "p"]]:
+        """Ids of the prompt and the frame in each slot; clips are lines, "Clip 1: " and frames."""
+        around, counts = self.template, sample.clips or (len(sample.frames),)
+        if sum(counts) != len(sample.frames):
+            raise InputError(f"{sample.video}: {len(sample.frames)} frames, clips of {counts}")
+        if sample.video_first:
+            head, tail = around.before, f"{around.after_frames}{sample.question}"
+        else:
+            head, tail = f"{around.before}{sample.question}{around.after_frames}", ""
+        labels = [f"Clip {i}: " if sample.clips else "" for i in range(1, len(counts) + 1)]
+        texts = [head + labels[0], *(around.after_frames + label for label in labels[1:])]
+        prompt, index, frame = [], [], 0
+        for text, count in zip(texts, counts, strict=True):
+            words = self._ids(text)
+            prompt += [*words, *[self.frame_id] * count]
+            index += [*[-1] * len(words), *range(frame, frame + count)]
+            frame += count
+        words = self._ids(tail + around.after_question)
+        prompt, index = [*prompt, *words], [*index, *[-1] * len(words)]
+        return np.asarray(prompt, np.int32), np.asarray(index, np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text up to the end token, `<evi>` and `</evi>` kept."""

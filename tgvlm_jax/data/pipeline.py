@@ -15,9 +15,8 @@ import numpy as np
 from jaxtyping import Float64, Num
 
 from tgvlm_jax.data import preference
-from tgvlm_jax.data.annotated import AnnotatedVideos
 from tgvlm_jax.data.chat import Chat, Encoded
-from tgvlm_jax.data.pretext import AnomalyGrounding
+from tgvlm_jax.data.sources import Source
 from tgvlm_jax.grounding import spans as span_lib
 from tgvlm_jax.schema import DataConfig, PerturbationConfig
 from tgvlm_jax.types import (
@@ -217,7 +216,7 @@ class BatchMaker:
     preferences.
     """
 
-    source: AnomalyGrounding | AnnotatedVideos
+    source: Source
     chat: Chat
     config: DataConfig
     seed: int

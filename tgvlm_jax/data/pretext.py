@@ -4,19 +4,18 @@ A stretch of a clip is changed, and the model is asked when. Sample i is a pure 
 seed and i, so any sample can be made again, by any worker, in any order.
 """
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt8
 
 from tgvlm_jax.data.anomalies import perturb
 from tgvlm_jax.data.augment import draw_look, resize
 from tgvlm_jax.data.chat import EVIDENCE, EVIDENCE_END
 from tgvlm_jax.data.preference import key_words
 from tgvlm_jax.data.shards import FrameShards
+from tgvlm_jax.data.windows import Windows
 from tgvlm_jax.grounding import spans
 from tgvlm_jax.schema import DataConfig
 from tgvlm_jax.types import InputError, Sample
@@ -24,9 +23,6 @@ from tgvlm_jax.types import InputError, Sample
 # A stretch takes this share of the clip: 8 to 16 of 48 frames (VideoSSR 3.1.1).
 SHARE = (1 / 6, 1 / 3)
 _LEAST = 4  # frames of a clip, so that two that changed leave as many that did not
-_KEPT_BYTES = 64 * 2**20  # of decoded frames
-_BUCKET_STREAM = 2  # of random numbers; 0 and 1 are those of the samples
-_FAR = 1 << 32  # samples
 
 # What is the case, and the same asked.
 _PHRASES = {
@@ -72,14 +68,6 @@ def sentences() -> list[str]:
 _WORDS = tuple(key_words([answer(kind) for kind in _PHRASES]))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Windows:
-    """Every place a clip of one length may start: parallel arrays of video number and frame."""
-
-    video: Int64[np.ndarray, "w"]
-    start: Int64[np.ndarray, "w"]
-
-
 class AnomalyGrounding:
     """Samples from one part of a shard folder.
 
@@ -106,36 +94,9 @@ class AnomalyGrounding:
         """
         self.shards, self.config, self.size, self.seed = shards, config, size, seed
         self.split, self.training = split, split == "train"
-        self.span = config.train_span if self.training else config.eval_span
-        fps = shards.manifest.settings.fps
-        if fps != config.fps:
-            raise InputError(
-                f"{shards.directory}: has {fps:g} frames a second, but data.fps={config.fps:g}; "
-                f"set data.fps={fps:g}, or shard again"
-            )
         if min(config.frames) < _LEAST:
             raise InputError(f"data.frames={config.frames}: a clip needs at least {_LEAST} frames")
-        if seed < 0:
-            raise InputError(f"seed={seed}: give 0 or more")
-        self._videos = shards.video_ids
-        self._seconds = {video: shards.seconds(video) for video in self._videos}
-        largest = max(3 * entry.height * entry.width for entry in shards.manifest.videos)
-        self._frame = functools.lru_cache(_KEPT_BYTES // largest)(
-            functools.partial(_decode, shards)
-        )
-        strides = config.strides if self.training else config.strides[:1]
-        self._windows = {
-            frames: {stride: found for stride in strides if (found := self._find(frames, stride))}
-            for frames in config.frames
-        }
-        for frames, found in self._windows.items():
-            if not found:
-                kind = "a training" if self.training else "an evaluation"
-                raise InputError(
-                    f"no video has room for {kind} clip of {frames} frames: take fewer "
-                    "(data.frames), a wider part (data.train_span, data.eval_span), or shard at "
-                    "another fps"
-                )
+        self.windows = Windows(shards, config, split=split, seed=seed)
 
     @property
     def words(self) -> Sequence[str]:
@@ -148,16 +109,15 @@ class AnomalyGrounding:
 
     def numbers(self, step: int) -> range:
         """The samples of global batch `step`."""
-        return range(step * self.config.batch_size, (step + 1) * self.config.batch_size)
+        return self.windows.numbers(step)
 
     def bucket(self, step: int) -> int:
         """Frames that the clips of a batch have."""
-        rng = np.random.default_rng([self.seed, _BUCKET_STREAM, step])
-        return int(rng.choice(self.config.frames))
+        return self.windows.bucket(step)
 
     def another(self, number: int, *, attempt: int) -> int:
         """A sample to take where one will not do; far from those of any run."""
-        return number + attempt * _FAR
+        return self.windows.another(number, attempt=attempt)
 
     def sample(self, index: int, *, frames: int, pixels: bool = True) -> Sample:
         """Sample number `index`, with a clip of `frames` frames.
@@ -167,11 +127,7 @@ class AnomalyGrounding:
         rng = np.random.default_rng([self.seed, int(self.training), index])
         kinds = self.config.kinds
         kind = kinds[int(rng.integers(len(kinds)))] if self.training else kinds[index % len(kinds)]
-        stride = int(rng.choice(list(self._windows[frames])))
-        windows = self._windows[frames][stride]
-        place = int(rng.integers(len(windows.start)))
-        video, start = self._videos[windows.video[place]], int(windows.start[place])
-        numbers = range(start, start + frames * stride, stride)
+        window = self.windows.draw(frames, rng)
 
         fewest = max(2, round(frames * SHARE[0]))
         length = int(rng.integers(fewest, max(fewest, round(frames * SHARE[1])) + 1))
@@ -181,47 +137,19 @@ class AnomalyGrounding:
 
         clip = np.zeros((frames, 0, 0, 3), np.uint8)
         if pixels:
-            stored = [self._frame(video, number) for number in numbers]
+            stored = self.windows.stored(window)
             changed = slice(first, first + length)
-            stored[changed] = perturb(np.stack(stored[changed]), kind, rng=rng)
-            clip = resize(np.stack(stored), self.size, look=look)
+            stored[changed] = perturb(stored[changed], kind, rng=rng)
+            clip = resize(stored, self.size, look=look)
 
-        seconds = self._seconds[video]
-        times = seconds[numbers.start : numbers.stop : stride]
-        more = numbers.stop < len(seconds)
-        end = float(seconds[numbers.stop]) if more else self.shards.video(video).duration
         bounds = np.asarray([[first, first + length - 1]])
         return Sample(
             frames=clip,
-            seconds=times,
-            duration=end,
+            seconds=window.seconds,
+            duration=window.end,
             question=question(kind, form=form),
             answer=answer(kind),
-            spans=spans.frames_to_seconds(bounds, times, duration=end),
-            video=video,
+            spans=spans.frames_to_seconds(bounds, window.seconds, duration=window.end),
+            video=window.video,
             kind=kind,
         )
-
-    def _find(self, frames: int, stride: int) -> _Windows | None:
-        videos, starts = [], []
-        for number, video in enumerate(self._videos):
-            seconds, duration = self._seconds[video], self.shards.video(video).duration
-            ends = np.append(seconds[1:], duration)
-            low, high = (share * duration for share in self.span)
-            # Sampled faster than it was filmed, a video repeats frames, which last for no time.
-            usable = (seconds >= low) & (seconds < high) & (ends > seconds)
-            for skip_start, skip_end in self.config.skip_seconds:
-                usable &= (ends <= skip_start) | (seconds >= skip_end)
-            # A window is usable when no frame between its ends is not.
-            blocked = np.concatenate([[0], np.cumsum(~usable)])
-            reach = (frames - 1) * stride + 1
-            start = np.arange(max(0, len(seconds) - reach + 1))
-            start = start[blocked[start + reach] == blocked[start]]
-            videos.append(np.full(len(start), number))
-            starts.append(start)
-        found = _Windows(video=np.concatenate(videos), start=np.concatenate(starts))
-        return found if len(found.start) else None
-
-
-def _decode(shards: FrameShards, video: str, number: int) -> UInt8[np.ndarray, "y x 3"]:
-    return shards.frames(video, number, number + 1)[0]

@@ -14,8 +14,7 @@ from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.data.annotated import AnnotatedVideos, Skipped
 from tgvlm_jax.data.chat import EVIDENCE, EVIDENCE_END, Chat, render
 from tgvlm_jax.data.pipeline import collate
-from tgvlm_jax.data.pretext import AnomalyGrounding
-from tgvlm_jax.data.shards import open_shards
+from tgvlm_jax.data.sources import Source, open_source
 from tgvlm_jax.evaluation import temporal
 from tgvlm_jax.grounding import spans as span_lib
 from tgvlm_jax.models import parameters
@@ -181,7 +180,7 @@ class HeldOut:
 class Clips(Sequence[Sample]):
     """Held-out samples, each made when it is asked for, so that long videos fit in memory."""
 
-    def __init__(self, source: AnomalyGrounding | AnnotatedVideos, numbers: Sequence[int]):
+    def __init__(self, source: Source, numbers: Sequence[int]):
         """`numbers` are those of the samples in `source`."""
         self._source, self._numbers = source, numbers
         self._frames = max(source.config.frames)
@@ -218,14 +217,8 @@ def held_out_samples(experiment: Experiment, *, size: tuple[int, int] | None = N
     config, count = experiment.data, experiment.evaluation.samples
     if config.annotations and not config.eval_annotations:
         raise InputError("data.eval_annotations='': name a file of records to be asked about")
-    annotated = bool(config.eval_annotations)
-    source = (AnnotatedVideos if annotated else AnomalyGrounding)(
-        open_shards(config.shards),
-        config,
-        size=size or experiment.model.frame_size,
-        split="eval",
-        seed=experiment.evaluation.seed,
-    )
+    size = size or experiment.model.frame_size
+    source = open_source(config, "eval", size=size, seed=experiment.evaluation.seed)
     if not isinstance(source, AnnotatedVideos):
         return Clips(source, range(count))
     grounded = [n for n, record in enumerate(source.records) if len(record.spans)]

@@ -52,6 +52,8 @@ class DataConfig:
         kinds: anomalies to ground, among `ANOMALY_KINDS`.
         tasks: pretext tasks that are answered in plain text (VideoSSR 3.1), among `PRETEXT_TASKS`,
             alike often; none makes anomaly grounding by evidence.
+        counting: how many shapes there are to count. jigsaw_clips: into how many clips a video is
+            cut to be put in order, drawn from these.
         train_span, eval_span: the parts of every video, as fractions of its duration, that
             training and evaluation clips lie in.
         skip_seconds: (start, end) pairs of every video that no clip touches, such as credits.
@@ -82,6 +84,8 @@ class DataConfig:
     strides: tuple[int, ...] = (1, 2)
     kinds: tuple[str, ...] = ANOMALY_KINDS
     tasks: tuple[str, ...] = ()
+    counting: Literal["easy", "hard"] = "easy"
+    jigsaw_clips: tuple[int, ...] = (6,)
     train_span: tuple[float, float] = (0.0, 2 / 3)
     eval_span: tuple[float, float] = (2 / 3, 1.0)
     skip_seconds: tuple[tuple[float, float], ...] = ()
@@ -101,8 +105,12 @@ class DataConfig:
         for task in self.tasks:
             if task not in PRETEXT_TASKS:
                 raise InputError(f"tasks: {task!r} is not one of {', '.join(PRETEXT_TASKS)}")
-        if not self.kinds or not self.frames or not self.strides:
-            raise InputError("kinds, frames and strides must each name at least one")
+        if not self.kinds or not self.frames or not self.strides or not self.jigsaw_clips:
+            raise InputError("kinds, frames, strides and jigsaw_clips must each name at least one")
+        if not all(2 <= clips <= 9 for clips in self.jigsaw_clips):
+            raise InputError(
+                f"jigsaw_clips={self.jigsaw_clips}: give 2 to 9, a digit for each clip"
+            )
         whole = ("batch_size", "frames", "strides", "max_events")
         positive(self, *whole, "prompt_bucket", "response_bucket")
         positive(self, "question_tokens", "question_bucket", "max_words")

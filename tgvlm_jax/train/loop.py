@@ -19,8 +19,7 @@ from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.data.annotated import SKIPPED, AnnotatedVideos
 from tgvlm_jax.data.chat import Chat, open_chat
 from tgvlm_jax.data.pipeline import Batches, BatchMaker, round_up
-from tgvlm_jax.data.pretext import AnomalyGrounding
-from tgvlm_jax.data.shards import open_shards
+from tgvlm_jax.data.sources import open_source
 from tgvlm_jax.models import flops, parameters
 from tgvlm_jax.models.parameters import Params
 from tgvlm_jax.objectives import fpo, sft
@@ -85,16 +84,8 @@ def check(experiment: Experiment, chat: Chat) -> None:
 def batches(experiment: Experiment, chat: Chat) -> Batches:
     """The training data of an experiment, this host's part."""
     config, objective = experiment.data, experiment.objective
-    kind = AnnotatedVideos if config.annotations else AnomalyGrounding
-    source = kind(
-        open_shards(config.shards),
-        config,
-        size=experiment.model.frame_size,
-        split="train",
-        seed=experiment.seed,
-    )
     maker = BatchMaker(
-        source=source,
+        source=open_source(config, "train", size=experiment.model.frame_size, seed=experiment.seed),
         chat=chat,
         config=config,
         seed=experiment.seed,

@@ -1,0 +1,234 @@
+"""The pretext tasks of VideoSSR as a source of samples, answered in plain text (VideoSSR 3.1).
+
+A clip out of the shards becomes a question that a program can check: when something is wrong,
+how many shapes were drawn on it, in which order its parts were filmed. Sample i is a pure function
+of the seed and i. `Sample.kind` is the task and what is asked of it: "grounding/mirror",
+"counting/easy", "jigsaw/6"; the reward is that of the part before the stroke.
+
+Levels grow with the clip, so that one of 48 frames is VideoSSR's. Training clips are cropped,
+flipped and recoloured as a whole first, and then changed.
+"""
+
+import dataclasses
+import functools
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from tgvlm_jax.data import pretext_plans, pretext_tasks
+from tgvlm_jax.data.augment import draw_look, resize
+from tgvlm_jax.data.pretext_plans import AnomalyLevel, AnomalyPlan, CountingLevel, JigsawLevel
+from tgvlm_jax.data.shards import FrameShards
+from tgvlm_jax.data.windows import Window, Windows
+from tgvlm_jax.schema import DataConfig
+from tgvlm_jax.types import InputError, Sample
+
+Clip = UInt8[np.ndarray, "f y x 3"]
+
+_LEAST = 4  # frames of a clip, so that two that changed leave as many that did not
+
+
+def anomaly_level(frames: int) -> AnomalyLevel:
+    """A sixth to a third of the clip is changed, two frames at least (VideoSSR 3.1.1)."""
+    shortest = max(2, round(frames / 6))
+    return AnomalyLevel(frames=frames, shortest=shortest, longest=max(shortest, round(frames / 3)))
+
+
+def counting_level(name: str, frames: int) -> CountingLevel:
+    """ "easy" or "hard"; frames of one shape are more than a sixth of the clip apart."""
+    level = pretext_plans.COUNTING[name]
+    return dataclasses.replace(level, frames=frames, apart=round(frames / 6))
+
+
+class PretextTasks:
+    """Samples from one part of a shard folder.
+
+    Training draws a task of `data.tasks` and then a variant of it; evaluation takes them in turn.
+    """
+
+    def __init__(
+        self,
+        shards: FrameShards,
+        config: DataConfig,
+        *,
+        size: tuple[int, int],
+        split: str,
+        seed: int,
+    ):
+        """`size` is (height, width) in pixels of the frames given out; `split` "train" or "eval".
+
+        Raises:
+            InputError: there are no tasks; a bucket of frames is too short for one, or does not
+                divide into the clips of a jigsaw; or what `Windows` refuses.
+        """
+        self.shards, self.config, self.size, self.seed = shards, config, size, seed
+        self.split, self.training = split, split == "train"
+        if not config.tasks:
+            raise InputError("data.tasks=(): name at least one pretext task")
+        for frames in config.frames:
+            _check(config, frames)
+        self.windows = Windows(shards, config, split=split, seed=seed)
+        variants = {
+            "grounding": config.kinds,
+            "counting": (config.counting,),
+            "jigsaw": tuple(map(str, config.jigsaw_clips)),
+        }
+        self._variants = {task: variants[task] for task in config.tasks}
+
+    @property
+    def words(self) -> Sequence[str]:
+        """None: answers are numbers."""
+        return ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        keywords = {"size": self.size, "split": self.split, "seed": self.seed}
+        return functools.partial(PretextTasks, **keywords), (self.shards, self.config)
+
+    def numbers(self, step: int) -> range:
+        """The samples of global batch `step`."""
+        return self.windows.numbers(step)
+
+    def bucket(self, step: int) -> int:
+        """Frames that the clips of a batch have."""
+        return self.windows.bucket(step)
+
+    def another(self, number: int, *, attempt: int) -> int:
+        """A sample to take where one will not do; far from those of any run."""
+        return self.windows.another(number, attempt=attempt)
+
+    def sample(self, index: int, *, frames: int, pixels: bool = True) -> Sample:
+        """Sample number `index`, with `frames` frames in all.
+
+        Shown time starts at 0 with every clip, so that times do not give an order away.
+
+        Without `pixels` the frames are of 0 x 0 pixels and all else is the same, at little cost.
+        """
+        rng = np.random.default_rng([self.seed, int(self.training), index])
+        task, variant = self._draw(index, rng)
+        window = self.windows.draw(frames, rng)
+        look = draw_look(self.config, rng) if self.training else None
+        plans, noise = rng.integers(1 << 32, size=2).tolist()
+        clip = None
+        if pixels:
+            clip = resize(self.windows.stored(window), self.size, look=look)
+        return ask(clip, window, task, variant, plans=random.Random(plans), noise=noise)
+
+    def _draw(self, index: int, rng: np.random.Generator) -> tuple[str, str]:
+        """Task and variant."""
+        tasks = tuple(self._variants)
+        if self.training:
+            task = tasks[int(rng.integers(len(tasks)))]
+            turn = int(rng.integers(len(self._variants[task])))
+        else:
+            turn, place = divmod(index, len(tasks))
+            task = tasks[place]
+        variants = self._variants[task]
+        return task, variants[turn % len(variants)]
+
+
+def _check(config: DataConfig, frames: int) -> None:
+    """Raises InputError where a task of the config is not to be had from that many frames."""
+    least = _LEAST
+    if "counting" in config.tasks:
+        # What two shapes take leaves a frame for the third.
+        least = 2 * counting_level(config.counting, frames).appearances + 1
+    if frames < least:
+        raise InputError(f"data.frames={config.frames}: data.tasks want {least} frames at least")
+    wrong = [clips for clips in config.jigsaw_clips if frames % clips]
+    if "jigsaw" in config.tasks and wrong:
+        raise InputError(
+            f"data.jigsaw_clips={config.jigsaw_clips}: {frames} frames do not divide into "
+            f"{wrong[0]} clips; change one of them"
+        )
+
+
+def ask(
+    clip: Clip | None,
+    window: Window,
+    task: str,
+    variant: str,
+    *,
+    plans: random.Random,
+    noise: int,
+) -> Sample:
+    """The sample that one of the tasks makes of a clip.
+
+    Args:
+        clip: the frames of the window; None makes all but the pixels.
+        variant: of "grounding" one of `ANOMALY_KINDS`, of "counting" "easy" or "hard", of
+            "jigsaw" the number of clips.
+        plans: draws what is asked, and pixels other than noise, whose seed is `noise`.
+    """
+    seconds, end = window.seconds - window.seconds[0], float(window.end - window.seconds[0])
+    count = len(seconds)
+    plain = Sample(
+        frames=np.zeros((count, 0, 0, 3), np.uint8) if clip is None else clip,
+        seconds=seconds,
+        duration=end,
+        question="",
+        answer="",
+        spans=np.zeros((0, 2)),
+        video=window.video,
+        kind=f"{task}/{variant}",
+    )
+    match task:
+        case "grounding":
+            return _grounding(plain, variant, plans, np.random.RandomState(noise))
+        case "counting":
+            return _counting(plain, counting_level(variant, count), plans)
+        case _:
+            return _jigsaw(plain, JigsawLevel(frames=count, clips=int(variant)), plans)
+
+
+def _grounding(
+    sample: Sample, kind: str, rng: random.Random, noise: np.random.RandomState
+) -> Sample:
+    plan = _anomaly(kind, rng, level=anomaly_level(len(sample.seconds)))
+    shown = sample.frames
+    if shown.size:
+        made = pretext_tasks.of_plan(shown, plan, fps=1.0, rng=rng, noise=noise)
+        (shown,) = made.clips
+    bounds = np.append(sample.seconds, sample.duration)
+    return dataclasses.replace(
+        sample,
+        frames=shown,
+        question=pretext_tasks.anomaly_question(kind),
+        answer=f"{bounds[plan.start]:.1f}-{bounds[plan.start + plan.length]:.1f}",
+    )
+
+
+def _anomaly(kind: str, rng: random.Random, *, level: AnomalyLevel) -> AnomalyPlan:
+    """A plan that changes something: a released shuffle of few frames may move none of them."""
+    while True:
+        plan = pretext_plans.plan_anomaly(kind, rng, level=level)
+        moved = plan.order != tuple(range(level.frames))
+        if moved or kind not in ("shuffle", "stutter"):
+            return plan
+
+
+def _counting(sample: Sample, level: CountingLevel, rng: random.Random) -> Sample:
+    plan = pretext_plans.plan_counting(rng, level=level)
+    shown = sample.frames
+    return dataclasses.replace(
+        sample,
+        frames=pretext_tasks.draw_marks(shown, plan, rng=rng) if shown.size else shown,
+        question=pretext_tasks.counting_question(),
+        answer=plan.answer(),
+    )
+
+
+def _jigsaw(sample: Sample, level: JigsawLevel, rng: random.Random) -> Sample:
+    plan = pretext_plans.plan_jigsaw(rng, level=level)
+    parts = [list(plan.frames(shown)) for shown in range(level.clips)]
+    seconds = [sample.seconds[part] - sample.seconds[part[0]] for part in parts]
+    return dataclasses.replace(
+        sample,
+        frames=sample.frames[np.concatenate(parts)],
+        seconds=np.concatenate(seconds),
+        question=pretext_tasks.jigsaw_question(level.clips),
+        answer=plan.answer(),
+        clips=(plan.length,) * level.clips,
+    )

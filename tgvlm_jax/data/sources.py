@@ -1,0 +1,31 @@
+"""Which source of samples an experiment has: annotated videos, or questions made from any video."""
+
+from typing import Literal
+
+from tgvlm_jax.data.annotated import AnnotatedVideos
+from tgvlm_jax.data.pretext import AnomalyGrounding
+from tgvlm_jax.data.pretext_source import PretextTasks
+from tgvlm_jax.data.shards import open_shards
+from tgvlm_jax.schema import DataConfig
+
+Source = AnnotatedVideos | AnomalyGrounding | PretextTasks
+
+
+def open_source(
+    config: DataConfig, split: Literal["train", "eval"], *, size: tuple[int, int], seed: int
+) -> Source:
+    """Opens the shards and what asks about them.
+
+    That is a file of annotations where the config names one for this split, else the pretext
+    tasks it names, else anomaly grounding by evidence.
+
+    Args:
+        size: (height, width) in pixels of the frames given out. seed: fixes the samples.
+
+    Raises:
+        InputError: shards or annotations cannot be read, or do not fit the config.
+    """
+    annotated = config.annotations if split == "train" else config.eval_annotations
+    made = PretextTasks if config.tasks else AnomalyGrounding
+    kind = AnnotatedVideos if annotated else made
+    return kind(open_shards(config.shards), config, size=size, split=split, seed=seed)
