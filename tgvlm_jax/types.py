@@ -57,7 +57,7 @@ class Sample:
     """One grounded question about one clip, before any tokenizer has seen it.
 
     Attributes:
-        frames: the clip, already at the size the vision tower takes.
+        frames: the clip, at the size that the vision tower takes, or at any where it takes all.
         seconds: when each frame is shown.
         duration: where the clip ends, in seconds on the same clock.
         question: text with one `<evi>` for each of `sources`.

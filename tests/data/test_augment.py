@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from tests.data.bad_videos import BIKES
-from tgvlm_jax.data.augment import Look, draw_look, resize
+from tgvlm_jax.data.augment import Look, draw_look, fit, resize
 from tgvlm_jax.data.video import decode
 from tgvlm_jax.schema import DataConfig
 
@@ -32,6 +32,13 @@ def test_all_frames_at_once_are_like_one_by_one(clip, size):
     assert got.flags.c_contiguous
     np.testing.assert_array_equal(got, one_by_one(clip, size))
     np.testing.assert_array_equal(got, resize(clip[:, :, ::-1], size, look=MIRROR))
+
+
+def test_any_size_may_stay(clip):
+    """For towers that take frames of all sizes; a look is a look there too."""
+    np.testing.assert_array_equal(resize(clip, None), clip)
+    np.testing.assert_array_equal(fit(clip, None, config=DataConfig(fit="centre")), clip)
+    np.testing.assert_array_equal(resize(clip, None, look=MIRROR), clip[:, :, ::-1])
 
 
 def test_boxes_are_like_one_by_one(clip):

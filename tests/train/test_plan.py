@@ -22,7 +22,7 @@ SIZES = plan.Sizes(frames=8, question=20, answer=20)
 def real(experiment):
     """A batch as a run makes it, of as many frames and about as many tokens."""
     chat, config = open_chat(experiment.data), experiment.data
-    pixels = np.zeros((8, *experiment.model.frame_size, 3), np.uint8)
+    pixels = np.zeros((8, *(experiment.model.frame_size or (24, 32)), 3), np.uint8)
     made = [dataclasses.replace(sample(frames=8), frames=pixels, question="When? " * 8)] * 2
     if isinstance(experiment.objective, FpoConfig):
         return collate_pairs(made, made, chat=chat, config=config)

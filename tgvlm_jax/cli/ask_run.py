@@ -11,6 +11,7 @@ from tgvlm_jax.cli import session
 from tgvlm_jax.data import video
 from tgvlm_jax.data.augment import fit
 from tgvlm_jax.data.chat import EVIDENCE
+from tgvlm_jax.data.patch_videos import shown_size
 from tgvlm_jax.evaluation.runner import Answered, answer
 from tgvlm_jax.report.timeline import Answer, film_strip, write_timeline
 from tgvlm_jax.schema import Experiment
@@ -56,7 +57,10 @@ def run(
     model = session.open_model(checkpoint)
     fps = _fps(model.experiment, stop - start)
     tall = max(1.0, info.height / info.width)  # the short side is to have enough
-    height = max(_STRIP_HEIGHT, round(model.experiment.model.frame_size[0] * tall))
+    seen = shown_size(
+        info.height, info.width, model=model.experiment.model, config=model.experiment.data
+    )
+    height = max(_STRIP_HEIGHT, round(seen[0] * tall))
     frames = video.decode(path, fps=fps, height=height, start=start, end=stop)
     frames = video.distinct(frames)
     if frames.seconds[0] >= stop:

@@ -16,11 +16,12 @@ from tgvlm_jax.cli import session
 from tgvlm_jax.data import video
 from tgvlm_jax.data.augment import fit
 from tgvlm_jax.data.chat import EVIDENCE
+from tgvlm_jax.data.patch_videos import shown_size
 from tgvlm_jax.evaluation.runner import answer
 from tgvlm_jax.evaluation.suites import Question, Suite, answer_line, read_answers
 from tgvlm_jax.grounding.timecode import format_span
 from tgvlm_jax.rollout.sampling import GREEDY
-from tgvlm_jax.schema import Experiment, SamplingConfig
+from tgvlm_jax.schema import DataConfig, Experiment, ModelConfig, SamplingConfig
 from tgvlm_jax.types import InputError, Sample, VideoFrames
 
 SKIPPED = "skipped.jsonl"
@@ -129,7 +130,7 @@ def _sample(question: Question, videos: Path, experiment: Experiment) -> Sample:
             f"{data.max_sources}"
         )
     path, bounds = videos / question.video, question.bounds
-    frames = _decoded(path, data.fps, experiment.model.frame_size, bounds)
+    frames = _decoded(path, data, experiment.model, bounds)
     duration = min(bounds[1], frames.info.duration) if bounds else frames.info.duration
     if question.sources and (latest := max(start for start, _ in question.sources)) > duration:
         raise InputError(f"asks about {latest:g} s, but {path} has {duration:g} s")
@@ -152,11 +153,12 @@ def _sample(question: Question, videos: Path, experiment: Experiment) -> Sample:
 
 @functools.lru_cache(maxsize=1)
 def _decoded(
-    path: Path, fps: float, size: tuple[int, int], bounds: tuple[float, float] | None
+    path: Path, data: DataConfig, model: ModelConfig, bounds: tuple[float, float] | None
 ) -> VideoFrames:
     """All frames at a rate, their shorter side no smaller than the model's frames."""
     info = video.probe(path)
+    size = shown_size(info.height, info.width, model=model, config=data)
     scale = max(size[0] / info.height, size[1] / info.width)
     start, end = bounds or (0.0, None)
     height = max(1, round(info.height * scale))
-    return video.distinct(video.decode(path, fps=fps, height=height, start=start, end=end))
+    return video.distinct(video.decode(path, fps=data.fps, height=height, start=start, end=end))

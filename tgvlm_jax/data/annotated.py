@@ -79,11 +79,13 @@ class AnnotatedVideos:
         shards: FrameShards,
         config: DataConfig,
         *,
-        size: tuple[int, int],
+        size: tuple[int, int] | None,
         split: str,
         seed: int,
     ):
-        """`size` is (height, width) in pixels of the frames given out; `split` "train" or "eval".
+        """`size` is (height, width) in pixels of the frames given out, None as they are stored.
+
+        `split` is "train" or "eval".
 
         Raises:
             InputError: the file cannot be read, none of its records can be used, or too few for
@@ -186,7 +188,8 @@ class AnnotatedVideos:
                 clip = fit(self._videos.read(one.video, chosen), self.size, config=self.config)
             except (ShardError, OSError) as error:
                 self.skipped.add(one.where, str(error))
-                clip, readable = np.zeros((len(chosen), *self.size, 3), np.uint8), False
+                size = self.size or self._videos.size(one.video)
+                clip, readable = np.zeros((len(chosen), *size, 3), np.uint8), False
         return Sample(
             frames=clip,
             seconds=self._videos.seconds(one.video)[chosen],
@@ -275,6 +278,11 @@ class _Videos:
     def duration(self, path: str) -> float:
         """Seconds, as the file has them and not as the annotation says."""
         return self._entry(path).duration
+
+    def size(self, path: str) -> tuple[int, int]:
+        """Height and width of the stored frames."""
+        entry = self._entry(path)
+        return entry.height, entry.width
 
     def seconds(self, path: str) -> Float64[np.ndarray, "f"]:
         """When each stored frame is shown."""

@@ -48,15 +48,17 @@ def draw_look(config: DataConfig, rng: np.random.Generator) -> Look:
 
 
 def fit(
-    clip: UInt8[np.ndarray, "f y x 3"], size: tuple[int, int], *, config: DataConfig
+    clip: UInt8[np.ndarray, "f y x 3"], size: tuple[int, int] | None, *, config: DataConfig
 ) -> UInt8[np.ndarray, "f Y X 3"]:
     """Gives every frame the (height, width) of a tower, the way that `data.fit` says.
+
+    A tower that takes any size (None) gets the frames as they are.
 
     "centre" cuts the largest part of that shape out of the middle first, which is what D2VLM's
     resizing of the short side and cutting come to (D2VLM 1.1).
     """
     rows, columns = clip.shape[1:3]
-    if config.fit == "stretch":
+    if size is None or config.fit == "stretch":
         return resize(clip, size)
     height, width = size
     tall, wide = min(rows, columns * height / width), min(columns, rows * width / height)
@@ -66,14 +68,17 @@ def fit(
 
 def resize(
     clip: UInt8[np.ndarray, "f y x 3"],
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     *,
     look: Look | None = None,
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
 ) -> UInt8[np.ndarray, "f Y X 3"]:
-    """Scales every frame to (height, width), antialiased; of each a look's part, or a `box`."""
+    """Scales every frame to (height, width), antialiased; of each a look's part, or a `box`.
+
+    None keeps the size that the frames have.
+    """
     count, rows, columns, _ = clip.shape
-    height, width = size
+    height, width = size or (rows, columns)
     left, top, right, bottom = look.box if look else box
     left, top, right, bottom = left * columns, top * rows, right * columns, bottom * rows
 

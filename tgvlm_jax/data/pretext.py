@@ -81,11 +81,11 @@ class AnomalyGrounding:
         shards: FrameShards,
         config: DataConfig,
         *,
-        size: tuple[int, int],
+        size: tuple[int, int] | None,
         split: str,
         seed: int,
     ):
-        """`size` is (height, width) in pixels of the frames given out.
+        """`size` is (height, width) in pixels of the frames given out, None as they are stored.
 
         Raises:
             InputError: the shards have another frame rate than the config says, no video has

@@ -40,8 +40,15 @@ class DataConfig:
             "points": frame and second are the same, ends included (D2VLM 1.7).
         fit: how frames get the size that the tower takes: "stretch", or "centre" keeps the shape of
             things and cuts off what is beside the middle (D2VLM 1.1).
+        min_pixels, max_pixels: of a frame, for a tower that takes all sizes (Qwen-VL); stored
+            frames are scaled into these, and their shape is kept.
+        prompt_tokens: for such a tower, the length that all prompts are padded to.
+        patch_rows, patch_slots: for such a tower, the rows that a sample's patches are laid out in,
+            and patches to a row; a row holds whole frames. 0: a row for every pair of frames, slots
+            for the largest frame that `max_pixels` allows.
         tokenizer: folder in Hugging Face format, or "tiny" for the one shipped with the library.
         template: chat template, a name in `tgvlm_jax.data.chat`.
+        system: system text in the place of the template's own; "" leaves that.
         question_vocab: BERT's vocab.txt for a tower that reads the question, or "tiny" for the one
             shipped; "" where the tower does not. question_tokens: longest question in its pieces;
             question_bucket: padded up to multiples of this.
@@ -74,8 +81,14 @@ class DataConfig:
     max_words: int = 200
     times: Literal["covered", "points"] = "covered"
     fit: Literal["stretch", "centre"] = "stretch"
+    min_pixels: int = 128 * 128
+    max_pixels: int = 256 * 256
+    prompt_tokens: int = 2048
+    patch_rows: int = 0
+    patch_slots: int = 0
     tokenizer: str = "tiny"
     template: str = "phi3"
+    system: str = ""
     question_vocab: str = ""
     question_tokens: int = 256
     question_bucket: int = 32
@@ -114,8 +127,14 @@ class DataConfig:
         whole = ("batch_size", "frames", "strides", "max_events")
         positive(self, *whole, "prompt_bucket", "response_bucket")
         positive(self, "question_tokens", "question_bucket", "max_words")
-        if self.max_sources < 0:
-            raise InputError(f"max_sources={self.max_sources}: give 0 or more")
+        positive(self, "min_pixels", "prompt_tokens")
+        for name in ("max_sources", "patch_rows", "patch_slots"):
+            if (count := getattr(self, name)) < 0:
+                raise InputError(f"{name}={count}: give 0 or more")
+        if self.min_pixels > self.max_pixels:
+            raise InputError(
+                f"min_pixels={self.min_pixels} is more than max_pixels={self.max_pixels}"
+            )
         for name, (start, end) in (("train_span", self.train_span), ("eval_span", self.eval_span)):
             if not 0.0 <= start < end <= 1.0:
                 raise InputError(f"{name}=({start}, {end}) must be fractions 0 <= start < end <= 1")

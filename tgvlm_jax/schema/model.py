@@ -131,18 +131,19 @@ class ModelConfig:
     unroll: int = 1
 
     @property
-    def frame_size(self) -> tuple[int, int]:
-        """Height and width of the frames that the tower takes.
+    def frame_size(self) -> tuple[int, int] | None:
+        """Height and width of the frames that the tower takes; None where they may have any.
 
         Raises:
-            InputError: it takes none of a fixed size.
+            InputError: there is no tower.
         """
+        if self.tower is None:
+            raise InputError("model.tower=None: a language model alone takes no frames")
         if isinstance(self.tower, FrameEncoderConfig):
             return self.tower.eva.image, self.tower.eva.image
-        if not isinstance(self.tower, TinyVitConfig):
-            kind = "no tower" if self.tower is None else f"the tower {self.tower.kind!r}"
-            raise InputError(f"model has {kind}, which takes no frames of a fixed size")
-        return self.tower.height, self.tower.width_px
+        if isinstance(self.tower, TinyVitConfig):
+            return self.tower.height, self.tower.width_px
+        return None
 
     def __post_init__(self):
         decoder, evidence = self.decoder, self.evidence
@@ -157,6 +158,11 @@ class ModelConfig:
                 raise InputError(
                     f"tower.compressor.width={out} must be decoder.width={decoder.width}"
                 )
+        if evidence is not None and isinstance(self.tower, QwenVisionConfig):
+            raise InputError(
+                f"evidence heads need one token a frame, the tower {self.tower.kind!r} makes many; "
+                "set evidence to None"
+            )
         if evidence is not None and not 0 < evidence.bank_layer < decoder.layers:
             raise InputError(
                 f"evidence.bank_layer={evidence.bank_layer} must lie between 0 and "

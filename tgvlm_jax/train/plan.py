@@ -10,6 +10,7 @@ import importlib.util
 import os
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,15 +19,17 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tgvlm_jax import mesh as mesh_lib
+from tgvlm_jax.data.patch_videos import bucket_of
 from tgvlm_jax.data.pipeline import round_up
 from tgvlm_jax.models import parameters
-from tgvlm_jax.schema import Experiment, FpoConfig, FrameEncoderConfig
+from tgvlm_jax.schema import DataConfig, Experiment, FpoConfig, FrameEncoderConfig, QwenVisionConfig
 from tgvlm_jax.train import optim, state
 from tgvlm_jax.train.step import make_step
 from tgvlm_jax.types import (
     Batch,
     Frames,
     InputError,
+    PatchRows,
     PreferenceBatch,
     Prompt,
     Response,
@@ -161,29 +164,22 @@ def _bytes(tree: Any) -> float:
     return float(total)
 
 
-def abstract_batch(experiment: Experiment, sizes: Sizes, *, mesh: Mesh) -> Batch | PreferenceBatch:
-    """A batch without content, laid out as `mesh.put_batch` lays it out."""
-    data, model = experiment.data, experiment.model
-    rows = PartitionSpec(mesh_lib.RULES["batch"])
-
-    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-        shape = (data.batch_size, *shape)
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, rows))
-
+def _abstract_prompt(experiment: Experiment, sizes: Sizes, array: Callable[..., Any]) -> Prompt:
+    data, tower = experiment.data, experiment.model.tower
+    if isinstance(tower, QwenVisionConfig):
+        return _abstract_patches(tower, data, sizes, array)
     text = None
-    if isinstance(model.tower, FrameEncoderConfig) and model.tower.compressor.qformer.vocab_size:
+    if isinstance(tower, FrameEncoderConfig) and tower.compressor.qformer.vocab_size:
         asked = round_up(min(sizes.question, data.question_tokens), data.question_bucket)
         text = Text(ids=array(jnp.int32, asked), mask=array(jnp.bool_, asked))
-    height, width = model.frame_size
     prompt = round_up(sizes.frames + sizes.question, data.prompt_bucket)
-    answer = round_up(sizes.answer, data.response_bucket)
     sources = None
     if data.max_sources:
         spans = array(jnp.float32, data.max_sources, 2)
         sources = Sources(slots=array(jnp.int32, prompt), spans=spans)
-    shown = Prompt(
+    return Prompt(
         visual=Frames(
-            pixels=array(jnp.uint8, sizes.frames, height, width, 3),
+            pixels=array(jnp.uint8, sizes.frames, *(experiment.model.frame_size or ()), 3),
             mask=array(jnp.bool_, sizes.frames),
             question=text,
         ),
@@ -192,6 +188,41 @@ def abstract_batch(experiment: Experiment, sizes: Sizes, *, mesh: Mesh) -> Batch
         length=array(jnp.int32),
         sources=sources,
     )
+
+
+def _abstract_patches(
+    tower: QwenVisionConfig, data: DataConfig, sizes: Sizes, array: Callable[..., Any]
+) -> Prompt:
+    """All prompts have one shape; its tokens are `data.prompt_tokens`, whatever the question."""
+    bucket = bucket_of(tower, dataclasses.replace(data, frames=(sizes.frames,)))
+    place = (bucket.rows, bucket.slots)
+    return Prompt(
+        visual=PatchRows(
+            patches=array(jnp.uint8, *place, 3 * tower.temporal * tower.patch**2),
+            coordinates=array(jnp.int32, *place, 2),
+            frames=array(jnp.int32, *place),
+            windows=array(jnp.int32, *place),
+            table=array(jnp.float32, *place, 2),
+        ),
+        tokens=array(jnp.int32, bucket.length),
+        visual_index=array(jnp.int32, bucket.length),
+        length=array(jnp.int32),
+        positions=array(jnp.int32, 3, bucket.length),
+        offset=array(jnp.int32),
+    )
+
+
+def abstract_batch(experiment: Experiment, sizes: Sizes, *, mesh: Mesh) -> Batch | PreferenceBatch:
+    """A batch without content, laid out as `mesh.put_batch` lays it out."""
+    data = experiment.data
+    rows = PartitionSpec(mesh_lib.RULES["batch"])
+
+    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        shape = (data.batch_size, *shape)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, rows))
+
+    shown = _abstract_prompt(experiment, sizes, array)
+    answer = round_up(sizes.answer, data.response_bucket)
     slots = 2 * data.max_events
     response = Response(
         tokens=array(jnp.int32, answer),
