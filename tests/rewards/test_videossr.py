@@ -4,11 +4,14 @@ import itertools
 import math
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tgvlm_jax.data.pretext_plans import COUNTING
 from tgvlm_jax.rewards import videossr
+from tgvlm_jax.types import Sample
 
 NOTHING = {"smooth": 0.0, "strict": 0.0, "readable": 0.0}
 
@@ -130,3 +133,39 @@ def test_blind_orders(clips, reward):
         assert videossr.blind_jigsaw(orders)["constant"] == pytest.approx(mean)
     truth = "".join(map(str, range(1, clips + 1)))
     assert videossr.blind_jigsaw([truth])["random"] == pytest.approx(reward, abs=5e-4)
+
+
+def sample(kind, answer, duration=48.0):
+    return Sample(
+        frames=np.zeros((2, 0, 0, 3), np.uint8),
+        seconds=np.array([100.0, 124.0]),
+        duration=100.0 + duration,
+        question="",
+        answer=answer,
+        spans=np.zeros((0, 2)),
+        video="film",
+        kind=kind,
+    )
+
+
+def test_blind_answers_to_samples_of_several_tasks():
+    samples = [
+        sample("grounding/mirror", "0.0-24.0"), sample("grounding/blur", "0.0-12.0"),
+        sample("jigsaw/4", "1234"), sample("jigsaw/4", "4321"),
+        sample("counting/easy", "3,3,3"), sample("counting/easy", "3,3,3"),
+        sample("stutter", "<evi></evi><evi>"),
+    ]  # fmt: skip
+    found = videossr.blind(samples)
+    assert found.keys() == videossr.TASKS.keys()
+    assert found["grounding"] == videossr.blind_grounding(["0.0-24.0", "0.0-12.0"], [48.0] * 2)
+    assert found["grounding"]["whole"] == pytest.approx(0.375)
+    assert found["jigsaw"]["constant"] == pytest.approx(0.5)
+    assert found["counting"]["constant"] == 1.0
+    assert found["counting"] == videossr.blind_counting(["3,3,3"], most=9)
+    assert videossr.blind(samples[-1:]) == {}
+    hard = videossr.blind([*samples, sample("counting/hard", "16,16,16")])
+    assert hard["counting"] == videossr.blind_counting(["3,3,3"] * 2 + ["16,16,16"], most=16)
+
+
+def test_the_highest_counts_are_those_of_the_levels():
+    assert {n: one.appearances * one.instances for n, one in COUNTING.items()} == videossr.MOST

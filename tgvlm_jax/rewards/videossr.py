@@ -17,8 +17,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tgvlm_jax.grounding import baselines
+from tgvlm_jax.types import Sample
 
 Reward = dict[str, float]
+
+MOST = {"easy": 9, "hard": 16}
+"""The highest count of each level (VideoSSR 3.1.2)."""
 
 _INTERVAL = re.compile(r"([\d.]+)\s*-\s*([\d.]+)")
 _SOMEWHERE = re.compile(r"(\d+\.?\d*)\s*-\s*(\d+\.?\d*)")
@@ -177,3 +181,32 @@ def blind_jigsaw(truths: Sequence[str]) -> dict[str, float]:
     # A clip and its place are both uniform: a distance of (n^2 - 1) / 3n on average, n of them.
     random = [1 - (len(one) ** 2 - 1) / 3 / max(1, len(one) ** 2 // 2) for one in truths]
     return {"constant": float(np.mean(shown)), "random": float(np.mean(random))}
+
+
+def blind(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+    """Mean smooth reward of answers that never look, task by task, on these very samples.
+
+    Args:
+        samples: of any tasks, their `kind` a task of `TASKS`, a stroke and what is asked of it;
+            of counting that is a level of `MOST`. Samples of other kinds are left out.
+
+    Returns:
+        For each task that there is, what `blind_grounding`, `blind_counting` or `blind_jigsaw`
+        says; its greatest value is what a model has to beat.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for task in TASKS:
+        mine = [sample for sample in samples if sample.kind.partition("/")[0] == task]
+        truths = [sample.answer for sample in mine]
+        if not mine:
+            continue
+        match task:
+            case "grounding":
+                lengths = [float(sample.duration - sample.seconds[0]) for sample in mine]
+                found[task] = blind_grounding(truths, lengths)
+            case "counting":
+                most = max(MOST[sample.kind.partition("/")[2]] for sample in mine)
+                found[task] = blind_counting(truths, most=most)
+            case _:
+                found[task] = blind_jigsaw(truths)
+    return found
