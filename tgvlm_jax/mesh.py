@@ -151,9 +151,9 @@ def reshape(
     return jax.lax.reshape(x, tuple(shape), out_sharding=spec(*out))
 
 
-def repeat(x: Shaped[Array, "b ..."], count: int) -> Shaped[Array, "_b ..."]:
-    """Each row `count` times, one after another, where the rows may be sharded."""
-    rest = (None,) * (x.ndim - 1)
+def repeat(x: Shaped[Array, "b ..."], count: int, *names: str | None) -> Shaped[Array, "_b ..."]:
+    """Each row `count` times, one after another; `names` are the logical axes behind the first."""
+    rest = (*names, *(None,) * (x.ndim - 1 - len(names)))
     wide = jnp.broadcast_to(x[:, None], (len(x), count, *x.shape[1:]))
     return reshape(wide, (len(x) * count, *x.shape[1:]), out=("batch", *rest))
 

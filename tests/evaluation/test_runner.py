@@ -156,7 +156,8 @@ def says(monkeypatch, experiment):
             probabilities=np.full((size, most, 8), 0.5, np.float32),
         )
         tokens_of = np.full((size, most), CHAT.pad_id, np.int32)
-        made = Generation(tokens=tokens_of, grounding=grounding)
+        mask = np.ones(tokens_of.shape, bool)
+        made = Generation(tokens=tokens_of, mask=mask, grounding=grounding)
         made.tokens[:, : len(tokens)] = tokens
         places = [i for i, token in enumerate(tokens) if token == CHAT.evidence_id]
         for number, (place, frames) in enumerate(zip(places, ranges, strict=True)):

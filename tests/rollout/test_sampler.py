@@ -10,6 +10,7 @@ import pytest
 from tests.models.tiny import CONFIG, RAGGED, batch, random_params
 from tgvlm_jax.models import parameters
 from tgvlm_jax.rollout.sampler import generate
+from tgvlm_jax.schema import SamplingConfig
 from tgvlm_jax.types import Response
 
 BLUEPRINT = parameters.blueprint(CONFIG)
@@ -136,3 +137,83 @@ def test_the_loop_stops_when_every_row_has_ended(case):
     steps = list(case.free[row]).index(case.end) + 1
     assert np.all(out.grounding.probabilities[:, :steps] > 0)
     np.testing.assert_array_equal(out.grounding.probabilities[:, steps:], 0)
+
+
+# ------------------------------------------------------------------ several answers to a prompt
+
+ANSWERS = 3
+WARM = SamplingConfig(temperature=1.3)
+
+
+def sampled(params, prompt, *, evidence, end=NEVER, sampling=WARM, spans=False, seed=0):
+    return generate(
+        params,
+        prompt,
+        blueprint=BLUEPRINT,
+        max_tokens=LENGTH,
+        evidence_id=evidence,
+        end_id=end,
+        pad_id=PAD,
+        sampling=sampling,
+        key=jax.random.key(seed),
+        samples=ANSWERS,
+        sample_spans=spans,
+    )
+
+
+def repeated(tree):
+    return jax.tree.map(lambda x: np.repeat(x, ANSWERS, axis=0), tree)
+
+
+def test_likeliest_answers_to_a_shared_prompt_are_those_to_prompts_of_their_own(case):
+    prompt = batch().prompt
+    alone = run(case.params, prompt, evidence=case.evidence, end=case.end)
+    together = sampled(
+        case.params, prompt, evidence=case.evidence, end=case.end, sampling=SamplingConfig()
+    )
+    np.testing.assert_array_equal(together.tokens, repeated(alone.tokens))
+    np.testing.assert_array_equal(together.mask, repeated(alone.mask))
+    assert together.log_probs is None
+
+
+@pytest.mark.parametrize("spans", [False, True], ids=["read spans", "drawn spans"])
+def test_log_probabilities_are_those_of_the_teacher_forced_pass(case, spans):
+    """Ragged prompts, three answers each, evidence fed back as it was read or drawn."""
+    prompt = batch().prompt
+    out = sampled(case.params, prompt, evidence=case.evidence, end=case.end, spans=spans)
+    assert len({tuple(row) for row in np.asarray(out.tokens[:ANSWERS])}) > 1
+    logits, chances = forced(
+        case.params, repeated(prompt), out.tokens, out.grounding.spans, case.evidence
+    )
+    wanted = jax.nn.log_softmax(logits / WARM.temperature, axis=-1)
+    wanted = np.take_along_axis(np.asarray(wanted), np.asarray(out.tokens)[..., None] % 32, 2)
+    mask = np.asarray(out.mask)
+    assert not mask.all()
+    np.testing.assert_allclose(out.log_probs[mask], wanted[mask, 0], atol=1e-5)
+    if not spans:
+        assert out.grounding.drawn is None
+        return
+    emitted = mask & (np.asarray(out.tokens) == case.evidence)
+    chances, drawn = np.asarray(chances)[emitted], np.asarray(out.grounding.drawn)[emitted]
+    assert drawn.any()
+    assert not drawn.all()
+    np.testing.assert_allclose(
+        out.grounding.log_probs[emitted],
+        np.log(np.where(drawn, chances, 1 - chances)),
+        atol=1e-5,
+    )
+    frames = np.asarray(repeated(prompt.visual.mask))[np.nonzero(emitted)[0]]
+    for (first, last), seen in zip(
+        np.asarray(out.grounding.spans)[emitted], drawn & frames, strict=True
+    ):
+        # The ends of a span were drawn, unless nothing was.
+        assert not seen.any() or (seen[first] and seen[last])
+
+
+def test_the_same_key_gives_the_same_answers_and_another_gives_others(case):
+    one, again, other = (
+        np.asarray(sampled(case.params, batch().prompt, evidence=case.evidence, seed=seed).tokens)
+        for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(one, again)
+    assert np.any(one != other)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tgvlm_jax.rollout.sampling import GREEDY, add_used, choose, used_tokens
+from tgvlm_jax.rollout.sampling import GREEDY, add_used, choose, log_probs, used_tokens
 from tgvlm_jax.schema import SamplingConfig
 from tgvlm_jax.types import InputError, Prompt
 
@@ -36,6 +36,18 @@ def test_the_nucleus_is_the_fewest_that_hold_the_share(top_p, kept):
     assert (found[0] > 0).tolist() == [n < kept for n in range(4)]
     wanted = np.where(np.arange(4) < kept, np.exp(LOGITS[0]), 0)
     np.testing.assert_allclose(found[0], wanted / wanted.sum(), atol=0.03)
+
+
+def test_only_the_likeliest_few_are_drawn():
+    found = drawn(SamplingConfig(temperature=1.0, top_k=2))
+    assert (found > 0).tolist() == [[True, True, False, False], [False, False, True, True]]
+    np.testing.assert_allclose(found[0, :2], [0.625, 0.375], atol=0.03)
+
+
+def test_log_probabilities_are_those_before_anything_is_left_out():
+    found = log_probs(LOGITS, jnp.asarray([1, 0]), temperature=0.5)
+    wanted = np.log([0.3**2 / (0.5**2 + 0.3**2 + 0.15**2 + 0.05**2), 0.05**2 / 0.365])
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_a_penalty_lowers_what_was_used_whatever_its_sign():

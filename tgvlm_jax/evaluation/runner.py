@@ -11,8 +11,9 @@ from jaxtyping import Float, Float64
 from tqdm import tqdm
 
 from tgvlm_jax import mesh as mesh_lib
+from tgvlm_jax.data import answers
 from tgvlm_jax.data.annotated import AnnotatedVideos, Skipped
-from tgvlm_jax.data.chat import EVIDENCE, EVIDENCE_END, Chat, render
+from tgvlm_jax.data.chat import Chat
 from tgvlm_jax.data.pipeline import collate
 from tgvlm_jax.data.sources import Source, open_source
 from tgvlm_jax.evaluation import temporal
@@ -114,34 +115,22 @@ def _generate(
 def _read(
     row: int, sample: Sample, found: Generation, experiment: Experiment, chat: Chat
 ) -> Answered:
-    tokens = found.tokens[row].tolist()
-    tokens = tokens[: tokens.index(chat.end_id)] if chat.end_id in tokens else tokens
-    raw = chat.decode(tokens)
-    places = np.flatnonzero(np.asarray(tokens) == chat.evidence_id)
     grounding = found.grounding
-    frames = grounding.spans[row, places].astype(np.int64)
-    if experiment.data.times == "points":
-        seconds = span_lib.points_to_seconds(frames, sample.seconds)
-    else:
-        seconds = span_lib.frames_to_seconds(frames, sample.seconds, duration=sample.duration)
-    spoken = places[max(0, len(places) - _mentions(raw)) :]
-    chosen = np.isin(places, spoken)
+    frames = None if grounding is None else grounding.spans[row]
+    said = answers.read(found.tokens[row], frames, sample=sample, chat=chat, config=experiment.data)
+    shown = np.zeros((0, len(sample.seconds)), np.float32)
+    if grounding is not None:
+        shown = grounding.probabilities[row, said.places, : len(sample.seconds)]
     truth = sample.spans
-    iou = span_lib.union_iou(seconds[chosen], truth) if len(truth) else None
     return Answered(
         sample=sample,
-        raw=raw,
-        text=render(raw, seconds),
-        mentions=seconds,
-        spans=seconds[chosen],
-        probabilities=grounding.probabilities[row, spoken, : len(sample.seconds)],
-        iou=iou,
+        raw=said.raw,
+        text=said.text,
+        mentions=said.mentions,
+        spans=said.spans,
+        probabilities=shown,
+        iou=span_lib.union_iou(said.spans, truth) if len(truth) else None,
     )
-
-
-def _mentions(raw: str) -> int:
-    """How many `<evi>` count: those after `</evi>`, or all where there are none."""
-    return raw.partition(EVIDENCE_END)[2].count(EVIDENCE) or raw.count(EVIDENCE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

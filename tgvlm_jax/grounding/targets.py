@@ -53,6 +53,13 @@ def span_log_likelihood(
     return jnp.sum(terms, axis=-1)
 
 
+def bernoulli_log_probs(
+    scores: Float[Array, "... f"], drawn: Bool[Array, "... f"]
+) -> Float[Array, "... f"]:
+    """log-probability of each frame being drawn, or not, as `drawn` says; q = sigmoid(scores)."""
+    return -jax.nn.softplus(jnp.where(drawn, -scores, scores))
+
+
 def readout(
     probabilities: Float[Array, "... f"],
     frame_mask: Bool[Array, "... f"],

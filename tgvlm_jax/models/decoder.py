@@ -115,7 +115,7 @@ class Block(nnx.Module):
         *,
         turn: Rotation,
         stretches: tuple[KeyValues, ...] = (),
-        masks: tuple[Bool[Array, "b _t _s"], ...],
+        masks: tuple[Bool[Array, "_b _t _s"], ...],
         cache: KeyValues | None = None,
         index: Int[Array, ""] | int = 0,
     ) -> tuple[Float[Array, "b t d"], KeyValues]:

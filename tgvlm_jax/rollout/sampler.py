@@ -1,8 +1,12 @@
 """Decoding of a batch of prompts inside one jitted loop, with evidence or without.
 
+Several answers to a prompt share its keys and values, which are never copied (design D10).
+
 When a model with evidence heads emits `<evi>`, the state that emitted it is matched with the
 frames, a range of frames is read out, and the mean of their states is added to the input embedding
-of that `<evi>` (D2VLM 1.6, 1.7).
+of that `<evi>` (D2VLM 1.6, 1.7). With sampled spans every frame is first drawn or not, by its own
+probability, and the range is read out of the frames that were drawn: an action whose
+log-probability is known.
 """
 
 import dataclasses
@@ -13,11 +17,12 @@ import jax
 import jax.numpy as jnp
 
 from tgvlm_jax import mesh
+from tgvlm_jax.grounding.targets import bernoulli_log_probs
 from tgvlm_jax.models.evidence import Evidence, span_means
 from tgvlm_jax.models.parameters import Blueprint, Params
-from tgvlm_jax.models.vlm import Bank, PromptState, VideoLanguageModel
+from tgvlm_jax.models.vlm import Bank, PromptState, VideoLanguageModel, for_answers
 from tgvlm_jax.ops.attention import KeyValues, earlier_mask
-from tgvlm_jax.rollout.sampling import GREEDY, add_used, choose, used_tokens
+from tgvlm_jax.rollout.sampling import GREEDY, add_used, choose, log_probs, used_tokens
 from tgvlm_jax.schema import SamplingConfig
 from tgvlm_jax.types import Prompt, pytree
 
@@ -30,22 +35,38 @@ class Grounding:
     Attributes:
         spans: the frame range; it counts where the token is `<evi>`.
         probabilities: what it was read from.
+        drawn: the frames it was read from. log_probs: of each frame being drawn or not as it was.
+            Both are None where spans are not sampled.
     """
 
     spans: Annotated[Any, "int32 b t 2"]
     probabilities: Annotated[Any, "float32 b t f"]
+    drawn: Annotated[Any, "bool b t f | None"] = None
+    log_probs: Annotated[Any, "float32 b t f | None"] = None
 
 
 @pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generation:
-    """Generated answers: ids (after the end token padding), and their grounding where there is."""
+    """Generated answers, those to one prompt one after another.
+
+    Attributes:
+        tokens: ids; after the end token padding. mask: true on tokens of an answer, its end
+            included.
+        grounding: what `<evi>` meant; None without evidence heads.
+        log_probs: of each token at the sampling temperature, before top-p and top-k; None where
+            nothing is left to chance.
+    """
 
     tokens: Annotated[Any, "int32 b t"]
+    mask: Annotated[Any, "bool b t"]
     grounding: Annotated[Any, "Grounding | None"]
+    log_probs: Annotated[Any, "float32 b t | None"] = None
 
 
-@functools.partial(jax.jit, static_argnames=("blueprint", "max_tokens", "sampling"))
+@functools.partial(
+    jax.jit, static_argnames=("blueprint", "max_tokens", "sampling", "samples", "sample_spans")
+)
 def generate(
     params: Params,
     prompt: Prompt,
@@ -57,6 +78,8 @@ def generate(
     evidence_id: int | jax.Array = -1,
     sampling: SamplingConfig = GREEDY,
     key: jax.Array | None = None,
+    samples: int = 1,
+    sample_spans: bool = False,
 ) -> Generation:
     """Answers of at most `max_tokens` tokens; stops when every row has ended.
 
@@ -65,40 +88,40 @@ def generate(
         end_id: one id, or several of which each ends an answer.
         pad_id: fills answers up. evidence_id: of `<evi>`.
         sampling: how a token is chosen. key: needed at a temperature above 0.
+        samples: answers to each prompt. sample_spans: whether the frames of evidence are drawn.
     """
     model = blueprint.build(params)
-    read = model.prefill(prompt)
+    read = for_answers(model.prefill(prompt), samples)
     layers = model.config.decoder.layers
-    start = {
-        "index": jnp.zeros((), jnp.int32),
-        "out": _blank(read, max_tokens, pad_id),
-        "done": _rows(jnp.zeros(read.next_position.shape, bool)),
-        "used": used_tokens(prompt, evidence_id, size=model.config.decoder.vocab_size)
-        if sampling.repetition_penalty != 1.0
-        else None,
-        "final": read.final,
-        "query": read.query,
-        "cache": [_empty(read.earlier.kv, i, max_tokens) for i in range(layers)],
-    }
+    settings = _Settings(
+        evidence_id=evidence_id, sampling=sampling, key=key, sample_spans=sample_spans
+    )
+    used = None
+    if sampling.repetition_penalty != 1.0:
+        used = used_tokens(prompt, evidence_id, size=model.config.decoder.vocab_size)
+        used = mesh.repeat(used, samples)
+    start = _start(read, used, max_tokens, pad_id, settings, layers=layers)
     prompt_kv = [jax.tree.map(lambda x, i=i: x[i], read.earlier.kv) for i in range(layers)]
     blocks, head = model.decoder.unstacked(), model.decoder.head()
 
     def step(loop):
         i = loop["index"]
         logits = model.decoder.logits(loop["final"], head=head)[:, 0]
-        own = None if key is None else jax.random.fold_in(key, i)
-        token = choose(logits, loop["used"], sampling=sampling, key=own)
-        token = jnp.where(loop["done"], pad_id, token)[:, None]
-        used = add_used(loop["used"], token, evidence_id)
-        x, grounding = model.decoder.embed(token), None
-        if model.evidence is not None and read.bank is not None:
-            grounding = _ground(model.evidence, read.bank, loop["query"])
-            event = span_means(read.bank.states, grounding.spans, read.bank.mask)
+        drawn = _draw(model, read, logits, loop, settings)
+        token = jnp.where(loop["done"], pad_id, drawn.tokens[:, 0])[:, None]
+        drawn = dataclasses.replace(drawn, tokens=token, mask=~loop["done"][:, None])
+        x = model.decoder.embed(token)
+        if drawn.grounding is not None:
+            event = span_means(read.bank.states, drawn.grounding.spans, read.bank.mask)
             x = x + jnp.where((token == evidence_id)[..., None], event, 0)
-        written = _write(loop["out"], Generation(tokens=token, grounding=grounding), i)
         states = _decode(model, blocks, read, prompt_kv, loop["cache"], x, i)
-        done = loop["done"] | jnp.any(token == jnp.atleast_1d(end_id), axis=1)
-        return {"index": i + 1, "out": written, "done": done, "used": used, **states}
+        return {
+            "index": i + 1,
+            "out": _write(loop["out"], drawn, i),
+            "done": loop["done"] | jnp.any(token == jnp.atleast_1d(end_id), axis=1),
+            "used": add_used(loop["used"], token, evidence_id),
+            **states,
+        }
 
     def unfinished(loop):
         return (loop["index"] < max_tokens) & ~jnp.all(loop["done"])
@@ -106,23 +129,98 @@ def generate(
     return jax.lax.while_loop(unfinished, step, start)["out"]
 
 
-def _ground(heads: Evidence, bank: Bank, query: jax.Array) -> Grounding:
-    """The frames that the next token would point at if it is `<evi>`."""
+def _start(
+    read: PromptState,
+    used: jax.Array | None,
+    length: int,
+    pad_id: int | jax.Array,
+    settings: "_Settings",
+    *,
+    layers: int,
+) -> dict[str, Any]:
+    """What the loop carries, before its first token."""
+    return {
+        "index": jnp.zeros((), jnp.int32),
+        "out": _blank(read, length, pad_id, settings),
+        "done": _rows(jnp.zeros(read.next_position.shape, bool)),
+        "used": used,
+        "final": read.final,
+        "query": read.query,
+        "cache": [_empty(read, layer, length) for layer in range(layers)],
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Settings:
+    evidence_id: int | jax.Array
+    sampling: SamplingConfig
+    key: jax.Array | None
+    sample_spans: bool
+
+
+def _draw(
+    model: VideoLanguageModel,
+    read: PromptState,
+    logits: jax.Array,
+    loop: dict[str, Any],
+    settings: _Settings,
+) -> Generation:
+    """The next token of every row, and what it would point at if it is `<evi>`."""
+    sampling, own, spans_key = settings.sampling, None, None
+    if settings.key is not None:
+        own, spans_key = jax.random.split(jax.random.fold_in(settings.key, loop["index"]))
+    token = choose(logits, loop["used"], sampling=sampling, key=own)
+    grounding = None
+    if model.evidence is not None and read.bank is not None:
+        spans_key = spans_key if settings.sample_spans else None
+        grounding = _ground(model.evidence, read.bank, loop["query"], spans_key)
+    scored = None
+    if sampling.temperature:
+        scored = log_probs(logits, token, temperature=sampling.temperature)[:, None]
+    token = token[:, None]
+    return Generation(tokens=token, mask=token == token, grounding=grounding, log_probs=scored)
+
+
+def _ground(heads: Evidence, bank: Bank, query: jax.Array, key: jax.Array | None) -> Grounding:
+    """The frames that the next token would point at if it is `<evi>`; drawn if there is a key."""
     scores = heads.scores(heads.evidence_head(query), bank.keys)
-    return Grounding(spans=heads.read(scores, bank.mask), probabilities=jax.nn.sigmoid(scores))
+    probabilities = jax.nn.sigmoid(scores)
+    if key is None:
+        return Grounding(spans=heads.read(scores, bank.mask), probabilities=probabilities)
+    layout = jax.typeof(scores).sharding if mesh.active() else None
+    drawn = jax.random.uniform(key, scores.shape, out_sharding=layout) < probabilities
+    return Grounding(
+        spans=heads.read(scores, bank.mask & drawn[:, 0]),
+        probabilities=probabilities,
+        drawn=drawn,
+        log_probs=bernoulli_log_probs(scores, drawn),
+    )
 
 
-def _blank(read: PromptState, length: int, pad_id: int | jax.Array) -> Generation:
+def _blank(
+    read: PromptState, length: int, pad_id: int | jax.Array, settings: _Settings
+) -> Generation:
     """Room for what is generated."""
     batch, grounding = read.next_position.shape[0], None
+
+    def room(kind, *shape):
+        return _rows(jnp.zeros((batch, length, *shape), kind))
+
     if read.bank is not None:
         frames = read.bank.mask.shape[1]
+        sampled = settings.sample_spans
         grounding = Grounding(
-            spans=_rows(jnp.zeros((batch, length, 2), jnp.int32)),
-            probabilities=_rows(jnp.zeros((batch, length, frames), jnp.float32)),
+            spans=room(jnp.int32, 2),
+            probabilities=room(jnp.float32, frames),
+            drawn=room(bool, frames) if sampled else None,
+            log_probs=room(jnp.float32, frames) if sampled else None,
         )
-    tokens = _rows(jnp.full((batch, length), pad_id, jnp.int32))
-    return Generation(tokens=tokens, grounding=grounding)
+    return Generation(
+        tokens=_rows(jnp.full((batch, length), pad_id, jnp.int32)),
+        mask=room(bool),
+        grounding=grounding,
+        log_probs=room(jnp.float32) if settings.sampling.temperature else None,
+    )
 
 
 def _decode(
@@ -150,14 +248,16 @@ def _decode(
     return {"final": x, "query": query, "cache": new_cache}
 
 
-def _empty(kv: KeyValues, layer: int, length: int) -> KeyValues:
-    """A cache for `length` new tokens, shaped (and sharded) like one layer of the prompt's."""
+def _empty(read: PromptState, layer: int, length: int) -> KeyValues:
+    """A cache for `length` new tokens of every answer, laid out like one layer of the prompt's."""
+    count = len(read.next_position) // len(read.earlier.mask)
 
     def blank(x):
         one = jnp.zeros_like(x[layer, :, :, :1])
-        return jnp.broadcast_to(one, (*one.shape[:2], length, one.shape[3]))
+        wide = jnp.broadcast_to(one, (*one.shape[:2], length, one.shape[3]))
+        return mesh.repeat(wide, count, "heads") if count > 1 else wide
 
-    return jax.tree.map(blank, kv)
+    return jax.tree.map(blank, read.earlier.kv)
 
 
 def _rows(x: jax.Array) -> jax.Array:

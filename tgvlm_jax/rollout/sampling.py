@@ -1,4 +1,4 @@
-"""How the next token is chosen from logits: temperature, top-p, repetition penalty."""
+"""How the next token is chosen from logits: temperature, top-k, top-p, repetition penalty."""
 
 import jax
 import jax.numpy as jnp
@@ -36,11 +36,30 @@ def choose(
     if key is None:
         raise InputError(f"temperature {sampling.temperature} needs a random key")
     logits = logits / jnp.float32(sampling.temperature)
+    if sampling.top_k:
+        logits = jnp.where(_likeliest(logits, sampling.top_k), logits, -jnp.inf)
     if sampling.top_p < 1.0:
         logits = jnp.where(_nucleus(logits, sampling.top_p), logits, -jnp.inf)
     layout = jax.typeof(logits).sharding if mesh.active() else None
     noise = jax.random.gumbel(key, logits.shape, logits.dtype, out_sharding=layout)
     return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
+
+
+def log_probs(
+    logits: Float[Array, "b n"], token: Int[Array, "b"], *, temperature: float
+) -> Float[Array, "b"]:
+    """Of a token of each row, at a temperature, whatever else decided on it."""
+    logits = logits / jnp.float32(temperature)
+    hot = token[:, None] == jnp.arange(logits.shape[1], dtype=token.dtype)
+    return jnp.sum(jnp.where(hot, logits, 0), axis=1) - jax.nn.logsumexp(logits, axis=1)
+
+
+def _likeliest(logits: Float[Array, "b n"], count: int) -> Bool[Array, "b n"]:
+    """The `count` largest of each row, and what equals the last of them."""
+    if count >= logits.shape[1]:
+        return jnp.ones(logits.shape, bool)
+    ordered = jnp.sort(logits, axis=1)
+    return logits >= ordered[:, -count][:, None]
 
 
 def _nucleus(logits: Float[Array, "b n"], share: float) -> Bool[Array, "b n"]:
