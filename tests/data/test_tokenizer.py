@@ -6,7 +6,14 @@ import pytest
 import tgvlm_jax
 from tgvlm_jax.data import pretext
 from tgvlm_jax.data.chat import load_chat
-from tgvlm_jax.data.tokenizer import save_tiny, tiny_corpus, train_tokenizer
+from tgvlm_jax.data.tokenizer import (
+    VOCAB_SIZE,
+    extend,
+    pretext_corpus,
+    save_tiny,
+    tiny_corpus,
+    train_tokenizer,
+)
 
 SHIPPED = pathlib.Path(tgvlm_jax.__file__).parent / "assets" / "tiny_tokenizer"
 
@@ -39,6 +46,33 @@ def test_vocabulary_size_is_kept():
     assert train_tokenizer(["a b c"] * 3, vocab_size=300).get_vocab_size() <= 300
 
 
+def test_more_merges_leave_what_was_there(trained):
+    before = train_tokenizer(tiny_corpus())
+    after = load_chat("tiny", "phi3").tokenizer
+    for text in [*tiny_corpus(), "<|user|>\n<frame><evi></evi>"]:
+        assert after.encode(text).ids == before.encode(text).ids
+    for text in pretext_corpus():
+        assert len(after.encode(text).ids) < 0.7 * len(before.encode(text).ids)
+        assert after.decode(after.encode(text).ids) == text
+    assert after.get_vocab_size() == VOCAB_SIZE
+    # What is one token already cannot be merged any further.
+    again = extend(before, ["video"] * 9, vocab_size=VOCAB_SIZE)
+    assert before.encode("video").tokens != ["video"]
+    assert again.encode("video").tokens == ["video"]
+    assert again.get_vocab_size() < VOCAB_SIZE
+
+
+@pytest.mark.parametrize("answer", ["3.3-6.7", "14.5-26.2", "4,2,7", "13,1,16", "312465", "234561"])
+def test_every_digit_of_an_answer_is_a_token(answer):
+    """Also of those that stand as examples in the questions."""
+    tokenizer = load_chat("tiny", "phi3").tokenizer
+    encoded = tokenizer.encode(answer)
+    assert encoded.tokens == list(answer)
+    assert tokenizer.decode(encoded.ids) == answer
+    inside = tokenizer.encode(f"Answer with numbers, as in {answer}.").tokens
+    assert inside[-len(answer) - 1 :] == [*answer, "."]
+
+
 def test_transformers_reads_it(monkeypatch):
     """Same ids, with the network out of reach."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -46,7 +80,8 @@ def test_transformers_reads_it(monkeypatch):
 
     theirs = AutoTokenizer.from_pretrained(SHIPPED, local_files_only=True)
     ours = load_chat("tiny", "phi3")
-    for text in [*tiny_corpus(), *pretext.sentences(), "Tür 🐇 <frame><evi></evi>\n<|end|>\nx"]:
+    texts = [*tiny_corpus(), *pretext.sentences(), *pretext_corpus()]
+    for text in [*texts, "Tür 🐇 <frame><evi></evi>\n<|end|>\nx"]:
         ids = ours.tokenizer.encode(text, add_special_tokens=False).ids
         assert theirs(text, add_special_tokens=False).input_ids == ids
         assert theirs(text).input_ids == ids
