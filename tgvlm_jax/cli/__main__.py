@@ -35,6 +35,10 @@ VERBS = {
         "question a video: text, intervals, timeline",
         'tgvlm ask --checkpoint DIR --video clip.mp4 "When does the door open?"',
     ),
+    "viubench": (
+        "make VIUBench's nine subsets of questions out of any videos, and score a model on them",
+        "tgvlm viubench --shards DIR --out DIR --checkpoint DIR",
+    ),
     "convert": (
         "Hugging Face folders into checkpoints and back, PEFT adapters too",
         "tgvlm convert --from HF_DIR --to DIR",

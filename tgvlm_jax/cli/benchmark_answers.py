@@ -50,11 +50,15 @@ def answer_all(suite: Suite, asked: Asked, path: Path) -> None:
     """
     if not asked.videos.is_dir():
         raise InputError(f"--videos {asked.videos}: no such folder")
+    if suite.changed:
+        raise InputError(
+            f"{suite.title} changes videos before it shows them: ask by tgvlm viubench"
+        )
     if any(_TIME in question.text for question in suite.questions):
         raise InputError(f"the questions have {_TIME}; take the evi (or txt) flavour of the file")
     session.prepare_jax()
     model = session.open_model(asked.checkpoint, config=asked.config)
-    _check_author(path, asked.checkpoint)
+    check_author(path, asked.checkpoint)
     known = read_answers(path, suite) if path.exists() else {}
     left = [question for question in suite.questions if question.name not in known]
     lines = [answer_line(q, known[q.name]) for q in suite.questions if q.name in known]
@@ -72,7 +76,7 @@ def answer_all(suite: Suite, asked: Asked, path: Path) -> None:
         print(f"{len(skipped)} questions left unanswered, see {path.with_name(SKIPPED)}\n")
 
 
-def _check_author(path: Path, checkpoint: Path) -> None:
+def check_author(path: Path, checkpoint: Path) -> None:
     """Answers of two models must not mix: the first run leaves its name beside them."""
     note = path.with_name("model.json")
     mine = {"checkpoint": str(checkpoint.resolve())}

@@ -54,11 +54,13 @@ class PretextTasks:
         shards: FrameShards,
         config: DataConfig,
         *,
-        size: tuple[int, int],
+        size: tuple[int, int] | None,
         split: str,
         seed: int,
     ):
-        """`size` is (height, width) in pixels of the frames given out; `split` "train" or "eval".
+        """`split` is "train" or "eval".
+
+        `size` is (height, width) in pixels of the frames given out, None as they are stored.
 
         Raises:
             InputError: there are no tasks; a bucket of frames is too short for one, or does not
@@ -102,7 +104,8 @@ class PretextTasks:
     def sample(self, index: int, *, frames: int, pixels: bool = True) -> Sample:
         """Sample number `index`, with `frames` frames in all.
 
-        Shown time starts at 0 with every clip, so that times do not give an order away.
+        Shown time starts at 0. It runs on through the clips of a jigsaw, as if they were in order,
+        so that it does not give the order away.
 
         Without `pixels` the frames are of 0 x 0 pixels and all else is the same, at little cost.
         """
@@ -223,11 +226,9 @@ def _counting(sample: Sample, level: CountingLevel, rng: random.Random) -> Sampl
 def _jigsaw(sample: Sample, level: JigsawLevel, rng: random.Random) -> Sample:
     plan = pretext_plans.plan_jigsaw(rng, level=level)
     parts = [list(plan.frames(shown)) for shown in range(level.clips)]
-    seconds = [sample.seconds[part] - sample.seconds[part[0]] for part in parts]
     return dataclasses.replace(
         sample,
         frames=sample.frames[np.concatenate(parts)],
-        seconds=np.concatenate(seconds),
         question=pretext_tasks.jigsaw_question(level.clips),
         answer=plan.answer(),
         clips=(plan.length,) * level.clips,

@@ -12,7 +12,7 @@ Source = AnnotatedVideos | AnomalyGrounding | PretextTasks
 
 
 def open_source(
-    config: DataConfig, split: Literal["train", "eval"], *, size: tuple[int, int], seed: int
+    config: DataConfig, split: Literal["train", "eval"], *, size: tuple[int, int] | None, seed: int
 ) -> Source:
     """Opens the shards and what asks about them.
 
@@ -20,7 +20,8 @@ def open_source(
     tasks it names, else anomaly grounding by evidence.
 
     Args:
-        size: (height, width) in pixels of the frames given out. seed: fixes the samples.
+        size: (height, width) in pixels of the frames given out, None as they are stored.
+        seed: fixes the samples.
 
     Raises:
         InputError: shards or annotations cannot be read, or do not fit the config.

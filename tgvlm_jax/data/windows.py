@@ -33,6 +33,18 @@ class Window:
     end: float
 
 
+def window(shards: FrameShards, video: str, numbers: range) -> Window:
+    """Frames of a video with their times; raises ShardError where there is no such video."""
+    seconds = shards.seconds(video)
+    more = numbers.stop < len(seconds)
+    return Window(
+        video=video,
+        numbers=numbers,
+        seconds=seconds[numbers.start : numbers.stop : numbers.step],
+        end=float(seconds[numbers.stop]) if more else shards.video(video).duration,
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Starts:
     """Parallel arrays of video number and first frame."""
@@ -105,15 +117,7 @@ class Windows:
         starts = self._starts[frames][stride]
         place = int(rng.integers(len(starts.start)))
         video, start = self._videos[starts.video[place]], int(starts.start[place])
-        numbers = range(start, start + frames * stride, stride)
-        seconds = self._seconds[video]
-        more = numbers.stop < len(seconds)
-        return Window(
-            video=video,
-            numbers=numbers,
-            seconds=seconds[numbers.start : numbers.stop : stride],
-            end=float(seconds[numbers.stop]) if more else self._shards.video(video).duration,
-        )
+        return window(self._shards, video, range(start, start + frames * stride, stride))
 
     def stored(self, window: Window) -> UInt8[np.ndarray, "f y x 3"]:
         """The frames as they are stored; the caller may write into them."""

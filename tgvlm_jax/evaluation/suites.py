@@ -14,7 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, get_args
 
-from tgvlm_jax.evaluation import charades, choice_rules, choices, etbench, prompts, youcook2
+from tgvlm_jax.evaluation import (
+    charades,
+    choice_rules,
+    choices,
+    etbench,
+    prompts,
+    viubench,
+    youcook2,
+)
 from tgvlm_jax.evaluation.etbench_answers import DELIMITER, ScriptAborts, events, spans
 from tgvlm_jax.evaluation.etbench_captioning import CaptionScorers
 from tgvlm_jax.evaluation.etbench_data import CHOICE, read_etbench
@@ -70,6 +78,7 @@ class Suite:
         questions: in the order of the files. captions: whether captions or sentences are compared.
         row_name: the name of the question that a record of the usual results file answers; None
             where there is no such file.
+        changed: whether videos are changed before they are shown, so that files of them do not do.
     """
 
     title: str
@@ -78,6 +87,7 @@ class Suite:
     captions: bool
     row_name: Callable[[Fields], str] | None
     scorer: Scorer
+    changed: bool = False
 
     def check(self, scoring: str | None) -> str:
         """The scoring, by default the first; raises InputError where there is none such."""
@@ -345,10 +355,33 @@ def _chosen(found: choices.ChoiceResult) -> Scored:
     return Scored(tables=found.tables, notes=(found.summary(),), figures=found.to_json())
 
 
+# ------------------------------------------------------------------------------- VIUBench
+
+
+def _viubench(paths: Sequence[str | Path]) -> Suite:
+    questions = _all(paths, viubench.read_viubench)
+
+    def score(texts: Sequence[str], scoring: Any, _: CaptionScorers) -> Scored:
+        found = viubench.score_viubench(questions, texts, scoring=scoring)
+        about = "A constant answer is the best there is for these questions; of a jigsaw, as shown."
+        return Scored(tables=found.tables(), notes=(about,), figures=found.to_json())
+
+    return Suite(
+        title="VIUBench",
+        scorings=get_args(viubench.Scoring),
+        questions=[Question(name=one.id, video=one.video, text=one.question) for one in questions],
+        captions=False,
+        row_name=None,
+        scorer=score,
+        changed=True,
+    )
+
+
 SUITES: dict[str, Callable[[Sequence[str | Path]], Suite]] = {
     "etbench": _etbench,
     "charades": _charades,
     "youcook2": _youcook2,
     "mvbench": _mvbench,
     "videomme": _videomme,
+    "viubench": _viubench,
 }
