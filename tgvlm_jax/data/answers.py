@@ -48,14 +48,9 @@ def read(
     ids = ids[: ids.index(chat.end_id)] if chat.end_id in ids else ids
     raw = chat.decode(ids)
     places = np.flatnonzero(np.asarray(ids) == chat.evidence_id)
-    if frames is None:
-        places, ranges = places[:0], np.zeros((0, 2), np.int64)
-    else:
-        ranges = frames[places].astype(np.int64)
-    if config.times == "points":
-        seconds = span_lib.points_to_seconds(ranges, sample.seconds)
-    else:
-        seconds = span_lib.frames_to_seconds(ranges, sample.seconds, duration=sample.duration)
+    if frames is None or sample.clips:  # the time of clips starts anew with each of them
+        frames, places = np.zeros((0, 2), np.int64), places[:0]
+    seconds = _seconds(frames[places], sample, config)
     spoken = max(0, len(places) - _mentions(raw))
     return Said(
         raw=raw,
@@ -63,6 +58,18 @@ def read(
         mentions=seconds,
         spans=seconds[spoken:],
         places=places[spoken:],
+    )
+
+
+def _seconds(
+    frames: Int[np.ndarray, "m 2"], sample: Sample, config: DataConfig
+) -> Float64[np.ndarray, "m 2"]:
+    if not len(frames):
+        return np.zeros((0, 2))
+    if config.times == "points":
+        return span_lib.points_to_seconds(frames.astype(np.int64), sample.seconds)
+    return span_lib.frames_to_seconds(
+        frames.astype(np.int64), sample.seconds, duration=sample.duration
     )
 
 

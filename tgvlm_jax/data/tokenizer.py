@@ -21,6 +21,7 @@ from tgvlm_jax.data.chat import EVIDENCE, EVIDENCE_END, FRAME, TEMPLATES
 from tgvlm_jax.schema import ANOMALY_KINDS
 
 VOCAB_SIZE = 512
+TINY_SIZE = 504  # leaves rows for the special tokens of another template, and of patches
 _QUESTION_MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
 _TURNS = ("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
@@ -124,7 +125,7 @@ def pretext_corpus() -> list[str]:
 
 def tiny_tokenizer() -> Tokenizer:
     """The one that the library ships."""
-    return extend(train_tokenizer(tiny_corpus()), pretext_corpus(), vocab_size=VOCAB_SIZE)
+    return extend(train_tokenizer(tiny_corpus()), pretext_corpus(), vocab_size=TINY_SIZE)
 
 
 def save_tiny(folder: Path) -> None:
