@@ -179,3 +179,11 @@ def put_batch(batch, mesh: jax.sharding.Mesh | None):
         return jax.device_put(batch)
     sharding = NamedSharding(mesh, PartitionSpec(RULES["batch"]))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def local(x: jax.Array) -> np.ndarray:
+    """This process's rows of an array laid out by its first axis, on the host."""
+    if x.is_fully_addressable:
+        return np.asarray(x)
+    rows = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(rows[start]) for start in sorted(rows)])

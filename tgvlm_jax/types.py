@@ -253,3 +253,15 @@ class PreferenceBatch:
     rejected: Response
     scored: Annotated[Any, "bool b t"]
     rejected_scored: Annotated[Any, "bool b t"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Questions:
+    """Prompts to be answered, and how to know a good answer.
+
+    Attributes:
+        prompt: arrays. samples: what each row of this host asks, with its truth, without pixels.
+    """
+
+    prompt: Prompt
+    samples: tuple[Sample, ...]

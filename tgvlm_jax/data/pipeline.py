@@ -25,6 +25,7 @@ from tgvlm_jax.types import (
     InputError,
     PreferenceBatch,
     Prompt,
+    Questions,
     Response,
     Sample,
     Sources,
@@ -208,12 +209,17 @@ def _pad(values: np.ndarray, length: int, fill: int) -> np.ndarray:
     return np.concatenate([values, np.full(length - len(values), fill, np.int32)])
 
 
+def without_pixels(sample: Sample) -> Sample:
+    """The sample with frames of 0 x 0 pixels, to be kept."""
+    return dataclasses.replace(sample, frames=np.zeros((len(sample.frames), 0, 0, 3), np.uint8))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchMaker:
     """Makes this host's rows of global batch number `step`.
 
     With a `perturbation` every sample gets a second answer, that is worse, and batches are of
-    preferences.
+    preferences; where `asks`, they are Questions.
     """
 
     source: Source
@@ -223,8 +229,9 @@ class BatchMaker:
     host: int = 0
     hosts: int = 1
     perturbation: PerturbationConfig | None = None
+    asks: bool = False
 
-    def __call__(self, step: int) -> Batch | PreferenceBatch:
+    def __call__(self, step: int) -> Batch | PreferenceBatch | Questions:
         """The rows of batch `step`, made from scratch; other hosts' rows without their pixels."""
         each = self.config.batch_size // self.hosts
         mine = range(self.host * each, (self.host + 1) * each)
@@ -238,7 +245,10 @@ class BatchMaker:
         samples = [self.source.sample(n, frames=frames, pixels=own) for n, own in numbers]
         encoded = [self.chat.encode(sample) for sample in samples]
         pad_id = self.chat.pad_id
-        return collate(samples, encoded, config=self.config, pad_id=pad_id, rows=rows)
+        batch = collate(samples, encoded, config=self.config, pad_id=pad_id, rows=rows)
+        if self.asks:
+            return Questions(prompt=batch.prompt, samples=tuple(map(without_pixels, samples[rows])))
+        return batch
 
     def _pair(
         self, number: int, own: bool, frames: int, perturbation: PerturbationConfig
@@ -283,7 +293,7 @@ class Batches:
         )
         self._iterator = iter(grain.MapDataset.range(steps).map(maker).to_iter_dataset(options))
 
-    def __next__(self) -> Batch | PreferenceBatch:
+    def __next__(self) -> Batch | PreferenceBatch | Questions:
         """The next batch; raises what its maker raised, and then there is no other."""
         try:
             return next(self._iterator)

@@ -14,7 +14,7 @@ from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.data import answers
 from tgvlm_jax.data.annotated import AnnotatedVideos, Skipped
 from tgvlm_jax.data.chat import Chat
-from tgvlm_jax.data.pipeline import collate
+from tgvlm_jax.data.pipeline import collate, without_pixels
 from tgvlm_jax.data.sources import Source, open_source
 from tgvlm_jax.evaluation import temporal
 from tgvlm_jax.grounding import spans as span_lib
@@ -223,7 +223,7 @@ def evaluate(
     """Asks about the held-out clips and scores the answers, which keep no pixels."""
     clips = held_out_samples(experiment)
     answered = [
-        dataclasses.replace(one, sample=_without_pixels(one.sample))
+        dataclasses.replace(one, sample=without_pixels(one.sample))
         for one in _answers(params, clips, experiment=experiment, chat=chat, mesh=mesh)
         if one.sample.readable
     ]
@@ -243,10 +243,6 @@ def evaluate(
         blind=temporal.blind(truths, durations),
         skipped=clips.skipped,
     )
-
-
-def _without_pixels(sample: Sample) -> Sample:
-    return dataclasses.replace(sample, frames=np.zeros((len(sample.frames), 0, 0, 3), np.uint8))
 
 
 def _padded(spans: Float64[np.ndarray, "e 2"], count: int) -> Float64[np.ndarray, "count 2"]:

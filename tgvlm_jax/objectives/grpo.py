@@ -32,7 +32,7 @@ class Drawn:
 
     Attributes:
         frames: which. log_probs: of each being drawn or not as it was, when it was.
-        mask: frames and slots that are there. advantages: of the spans of each answer.
+        mask: frames and slots that count. advantages: of the spans of each answer.
     """
 
     frames: Annotated[Any, "bool b g e f"]

@@ -28,6 +28,7 @@ def coefficients(experiment: Experiment) -> dict[str, float]:
     config = experiment.objective
     if experiment.model.evidence is None:
         return {"language": 1.0}
+    assert isinstance(config, SftConfig | FpoConfig)
     return {"language": 1.0, "grounding": config.grounding, "consistency": config.consistency}
 
 

@@ -7,7 +7,7 @@ import itertools
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from tgvlm_jax.data.pipeline import Batches, BatchMaker, round_up
 from tgvlm_jax.data.sources import open_source
 from tgvlm_jax.models import flops, parameters
 from tgvlm_jax.models.parameters import Params
-from tgvlm_jax.objectives import fpo, sft
-from tgvlm_jax.schema import Experiment, FpoConfig, FrameEncoderConfig
-from tgvlm_jax.train import checkpoint, model_folder, optim, state
+from tgvlm_jax.schema import Experiment, FpoConfig, FrameEncoderConfig, GrpoConfig
+from tgvlm_jax.train import checkpoint, model_folder, optim, rollouts, state
 from tgvlm_jax.train.metrics import CompileCounter, MetricsWriter, Stopwatch, divide
-from tgvlm_jax.train.step import make_step
-from tgvlm_jax.types import Batch, InputError, PreferenceBatch
+from tgvlm_jax.train.rollouts import Rollouts
+from tgvlm_jax.train.step import make_step, terms
+from tgvlm_jax.train.transcript import Transcript
+from tgvlm_jax.types import Batch, InputError, PreferenceBatch, Questions
 
 
 class Preempted(Exception):
@@ -52,8 +53,8 @@ def check(experiment: Experiment, chat: Chat) -> None:
     """Fails before a device is touched where parts of a config do not fit each other.
 
     Raises:
-        InputError: the tokenizer has more tokens than the model, or the question's pieces do not
-            fit the tower that reads it.
+        InputError: the tokenizer has more tokens than the model, the question's pieces do not fit
+            the tower that reads it, or the objective does not fit the rest.
     """
     rows = experiment.model.decoder.vocab_size
     if chat.vocab_size > rows:
@@ -61,6 +62,8 @@ def check(experiment: Experiment, chat: Chat) -> None:
             f"data.tokenizer has {chat.vocab_size} tokens, model.decoder.vocab_size={rows}; "
             "make the model's at least as large (tgvlm convert --vocab_size adds rows for <evi>)"
         )
+    if isinstance(experiment.objective, GrpoConfig):
+        rollouts.check(experiment)
     tower, data = experiment.model.tower, experiment.data
     reader = tower.compressor.qformer if isinstance(tower, FrameEncoderConfig) else None
     reads = reader is not None and reader.vocab_size > 0
@@ -92,6 +95,7 @@ def batches(experiment: Experiment, chat: Chat) -> Batches:
         host=jax.process_index(),
         hosts=jax.process_count(),
         perturbation=objective.perturbation if isinstance(objective, FpoConfig) else None,
+        asks=isinstance(objective, GrpoConfig),
     )
     return Batches(maker, steps=experiment.train.steps)
 
@@ -129,7 +133,10 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
         blueprint = parameters.blueprint(experiment.model)
         shapes = jax.eval_shape(lambda: parameters.init(experiment.model, jax.random.key(0)))
         tx = optim.build(
-            experiment.optim, shapes, matrices=blueprint.matrices, steps=experiment.train.steps
+            experiment.optim,
+            shapes,
+            matrices=blueprint.matrices,
+            steps=experiment.train.steps * _updates(experiment),
         )
         if not checkpoint.has_steps(workdir):
             model_folder.start(experiment)
@@ -142,16 +149,55 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
             if first:
                 current, iterator = store.restore(first, current, mesh=mesh)
                 data.set_state(iterator)
-            step = make_step(blueprint, tx, experiment)
             writer = MetricsWriter(
                 workdir / "metrics.jsonl",
                 resume_step=first,
                 total_steps=experiment.train.steps,
                 writes=jax.process_index() == 0,
             )
-            with closing(writer):
+            with closing(writer), _stepper(experiment, tx, chat, workdir, first) as step:
                 loop = _Loop(experiment, workdir, step, mesh, store, writer, sigterm)
                 return loop.run(current, data, first=first)
+
+
+def _updates(experiment: Experiment) -> int:
+    """Optimiser steps of one step of the loop."""
+    config = experiment.objective
+    return config.updates if isinstance(config, GrpoConfig) else 1
+
+
+@contextlib.contextmanager
+def _stepper(
+    experiment: Experiment,
+    tx: optax.GradientTransformation,
+    chat: Chat,
+    workdir: Path,
+    first: int,
+) -> Iterator[Callable]:
+    """What takes a state and a host batch to the next state and its metrics."""
+    blueprint, mesh = parameters.blueprint(experiment.model), mesh_lib.make(experiment.mesh)
+    update = make_step(blueprint, tx, experiment)
+    config = experiment.objective
+    if not isinstance(config, GrpoConfig):
+        yield lambda current, host: update(current, mesh_lib.put_batch(host, mesh))
+        return
+    copy = None
+    if config.reference == "copy":
+        start = model_folder.start(experiment)
+        assert start is not None, "checked: there is an init_from"
+        copy = start.restore(experiment, mesh=mesh)
+    sampler = Rollouts(experiment, blueprint=blueprint, chat=chat, mesh=mesh, copy=copy)
+    transcript = Transcript(workdir, every=experiment.train.log_every, resume_step=first)
+
+    def step(current: state.TrainState, questions: Questions):
+        number = int(current.step) // config.updates + 1
+        rolled = sampler(current, questions)
+        transcript.add(number, rolled)
+        current, metrics = update(current, rolled.batch)
+        return current, metrics | rolled.metrics
+
+    with contextlib.closing(sampler):
+        yield step
 
 
 def _begin(
@@ -205,8 +251,7 @@ class _Loop:
         self.compiles, self.watch = CompileCounter(), Stopwatch()
         shapes = parameters.blueprint(self.experiment.model).shapes
         self.trained = set(optim.trainable(self.experiment.optim, shapes))
-        objective = fpo if isinstance(self.experiment.objective, FpoConfig) else sft
-        self.coefficients = objective.coefficients(self.experiment)
+        self.coefficients = terms(self.experiment)
         self.pending: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
 
     def run(self, current: state.TrainState, data: Batches, *, first: int) -> Trained:
@@ -228,21 +273,24 @@ class _Loop:
         skipped = _skipped(data, self.workdir)
         return Trained(params=current.params, ran=total - first, skipped=skipped)
 
-    def _next(self, data: Batches) -> tuple[Batch | PreferenceBatch, float]:
-        """The next batch on the devices, and how long they stood idle for want of it."""
+    def _next(self, data: Batches) -> tuple[Batch | PreferenceBatch | Questions, float]:
+        """The next batch, on the host, and how long the devices stood idle for want of it."""
         start = time.monotonic()
         host = next(data)
         waited = time.monotonic() - start
         busy = bool(self.pending) and not _ready(self.pending[-1][1])
-        batch = mesh_lib.put_batch(host, self.mesh)
         if len(self.pending) > 1:
             jax.block_until_ready(self.pending[-2][1]["grad_norm"])  # run one step ahead, no more
-        return batch, 0.0 if busy else waited
+        return host, 0.0 if busy else waited
 
-    def _timing(self, batch: Batch | PreferenceBatch, waited: float) -> dict[str, float]:
+    def _timing(
+        self, batch: Batch | PreferenceBatch | Questions, waited: float
+    ) -> dict[str, float]:
         self.watch.step(waited=waited)
         frames = math.prod(jax.tree.leaves(batch.prompt.visual)[0].shape[:2])
-        work = flops.per_step(self.experiment.model, batch, trained=self.trained)
+        work = None
+        if not isinstance(batch, Questions):
+            work = flops.per_step(self.experiment.model, batch, trained=self.trained)
         timing = self.watch.read(frames=frames, flops=work)
         return timing | {"compiles": self.compiles.count}
 

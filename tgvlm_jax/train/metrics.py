@@ -91,7 +91,19 @@ class MetricsWriter:
                 self._file.close()
 
 
-_SHOWN = ("loss", "language", "grounding", "consistency", "input_wait", "frames_per_second", "mfu")
+_SHOWN = (
+    "loss",
+    "language",
+    "grounding",
+    "consistency",
+    "reward",
+    "reward_spread",
+    "kl",
+    "answer_tokens",
+    "input_wait",
+    "frames_per_second",
+    "mfu",
+)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -131,7 +143,7 @@ class Stopwatch:
         self.waits.append(waited)
         self._last = now
 
-    def read(self, *, frames: int, flops: float) -> dict[str, float]:
+    def read(self, *, frames: int, flops: float | None) -> dict[str, float]:
         """Recent step time, input wait as a share of it, throughput, and MFU where known."""
         total = sum(self.times)
         values = {
@@ -140,4 +152,6 @@ class Stopwatch:
             "frames_per_second": frames * len(self.times) / total,
         }
         peak = peak_flops()
-        return values | ({"mfu": flops * len(self.times) / total / peak} if peak else {})
+        if not flops or not peak:
+            return values
+        return values | {"mfu": flops * len(self.times) / total / peak}

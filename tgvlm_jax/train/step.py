@@ -12,11 +12,10 @@ from tgvlm_jax import mesh
 from tgvlm_jax.models import lora, parameters
 from tgvlm_jax.models.parameters import Blueprint, Params
 from tgvlm_jax.models.vlm import VideoLanguageModel
-from tgvlm_jax.objectives import fpo, sft
-from tgvlm_jax.schema import Experiment, FpoConfig
+from tgvlm_jax.objectives import fpo, grpo, sft
+from tgvlm_jax.schema import Experiment, FpoConfig, GrpoConfig
 from tgvlm_jax.train import optim
 from tgvlm_jax.train.state import TrainState
-from tgvlm_jax.types import Batch, PreferenceBatch
 
 Metrics = dict[str, jax.Array]
 _DROPOUT = 1  # of the streams of random numbers; 0 is that of the initial parameters
@@ -36,15 +35,15 @@ def gradients(
     them, which is the gradient of the undivided batch. Only what is not frozen has a gradient, so
     a frozen base costs neither its memory nor its time. `key` is for the adapters' dropout.
     """
-    objective = fpo if isinstance(experiment.objective, FpoConfig) else sft
-    weights = objective.weights(batch)
-    coefficients = objective.coefficients(experiment)
+    weights = _weights(batch, experiment)
+    coefficients = terms(experiment)
     trained = optim.trainable(experiment.optim, params)
     frozen = {name: value for name, value in params.items() if name not in trained}
 
     def loss(trained, micro, key):
         model = blueprint.build(trained | frozen)
-        lora.drop_out(model, key)
+        if not isinstance(experiment.objective, GrpoConfig):  # answers were sampled without
+            lora.drop_out(model, key)
         sums = _sums(model, micro, params, experiment)
         total = sum(
             coefficients[name] * value / jnp.maximum(weights[name], 1.0)
@@ -69,18 +68,43 @@ def gradients(
     return grads, {n: sft.Term(sum=sums[n], weight=weights[n]) for n in sums}
 
 
+def terms(experiment: Experiment) -> dict[str, float]:
+    """The loss terms of an experiment and what each counts in the total."""
+    match experiment.objective:
+        case GrpoConfig():
+            return grpo.coefficients(experiment)
+        case FpoConfig():
+            return fpo.coefficients(experiment)
+    return sft.coefficients(experiment)
+
+
+def _weights(batch: Any, experiment: Experiment) -> dict[str, jax.Array]:
+    match experiment.objective:
+        case GrpoConfig() as config:
+            return grpo.weights(batch, config=config)
+        case FpoConfig():
+            return fpo.weights(batch)
+    return sft.weights(batch)
+
+
 def _sums(
     model: VideoLanguageModel, batch: Any, params: Params, experiment: Experiment
 ) -> dict[str, jax.Array]:
     """The sums of the objective's terms; `params` has what a reference is made of."""
     config = experiment.objective
+    if isinstance(config, GrpoConfig):
+        return grpo.sums(model, batch, config=config)
     if not isinstance(config, FpoConfig):
         return sft.sums(model, batch, config=config)
     reference = None
     if config.reference == "base" and experiment.model.lora:
-        base = parameters.blueprint(dataclasses.replace(experiment.model, lora=()))
-        reference = base.build(lora.without(params))
+        reference = base(experiment).build(lora.without(params))
     return fpo.sums(model, batch, config=config, reference=reference)
+
+
+def base(experiment: Experiment) -> Blueprint:
+    """The model without its adapters."""
+    return parameters.blueprint(dataclasses.replace(experiment.model, lora=()))
 
 
 def _split(x: jax.Array, count: int) -> jax.Array:
@@ -92,13 +116,14 @@ def _split(x: jax.Array, count: int) -> jax.Array:
 
 def make_step(
     blueprint: Blueprint, tx: optax.GradientTransformation, experiment: Experiment
-) -> Callable[[TrainState, Batch | PreferenceBatch], tuple[TrainState, Metrics]]:
-    """The jitted step; the old state's memory is reused for the new one.
+) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+    """The jitted step on a Batch, PreferenceBatch or PolicyBatch, as the objective wants it.
 
-    Its metrics are `<term>.sum` and `<term>.weight` of every loss term, and `grad_norm`.
+    The old state's memory is reused for the new one. Its metrics are `<term>.sum` and
+    `<term>.weight` of every loss term, and `grad_norm`.
     """
 
-    def step(state: TrainState, batch: Batch | PreferenceBatch):
+    def step(state: TrainState, batch: Any):
         key = jax.random.fold_in(jax.random.fold_in(state.key, _DROPOUT), state.step)
         setting = {"blueprint": blueprint, "experiment": experiment}
         grads, terms = gradients(state.params, batch, key, **setting)
@@ -115,4 +140,33 @@ def make_step(
         )
         return new, metrics
 
-    return jax.jit(step, donate_argnums=0)
+    config = experiment.objective
+    if not isinstance(config, GrpoConfig):
+        return jax.jit(step, donate_argnums=0)
+
+    def steps(state: TrainState, batch: Any):
+        """One step after another on the parts of a rollout; none where it is not finite."""
+
+        def body(state, part):
+            new, metrics = step(state, part)
+            good = jnp.all(jnp.stack([jnp.isfinite(value) for value in metrics.values()]))
+            kept = dataclasses.replace(
+                new,
+                params=_choose(good, new.params, state.params),
+                opt_state=_choose(good, new.opt_state, state.opt_state),
+            )
+            metrics = {name: jnp.where(good, value, 0) for name, value in metrics.items()}
+            return kept, metrics | {"skipped_updates": jnp.where(good, 0.0, 1.0)}
+
+        if config.updates == 1:
+            return body(state, batch)
+        parts = jax.tree.map(lambda x: _split(x, config.updates), batch)
+        state, metrics = jax.lax.scan(body, state, parts)
+        metrics = {name: jnp.sum(value) for name, value in metrics.items()}
+        return state, metrics | {"grad_norm": metrics["grad_norm"] / config.updates}
+
+    return jax.jit(steps, donate_argnums=0)
+
+
+def _choose(good: jax.Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)

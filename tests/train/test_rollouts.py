@@ -1,0 +1,216 @@
+"""Reinforcement learning end to end on a small model: what is sampled is what is trained on."""
+
+import dataclasses
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tgvlm_jax.data.chat import open_chat
+from tgvlm_jax.models import parameters
+from tgvlm_jax.objectives import grpo
+from tgvlm_jax.rewards import functions
+from tgvlm_jax.schema import GrpoConfig, LoraConfig, PolicyConfig, SamplingConfig
+from tgvlm_jax.train import loop, transcript
+from tgvlm_jax.train.metrics import read_metrics
+from tgvlm_jax.train.rollouts import Rollouts
+from tgvlm_jax.train.state import TrainState
+from tgvlm_jax.train.step import make_step
+from tgvlm_jax.types import InputError
+
+GROUP, LENGTH = 4, 6
+GRPO = GrpoConfig(
+    reward="grounding",
+    num_generations=GROUP,
+    max_tokens=LENGTH,
+    sampling=SamplingConfig(temperature=1.5),
+    spans=1.0,
+    rollout_size=1,
+)
+NO_LIMIT = PolicyConfig(log_ratio_limit=0.0, dual_clip=0.0)
+LORA = (LoraConfig(pattern=r"decoder\.blocks\.(q|v)", rank=2, alpha=4.0, dropout=0.5),)
+
+
+def change(experiment, **changes):
+    return dataclasses.replace(experiment, **changes)
+
+
+@pytest.fixture(scope="module")
+def learns(experiment):
+    """Factorised, with adapters, from random weights of which none is zero."""
+    model = change(experiment.model, lora=LORA)
+    return change(experiment, model=model, objective=GRPO)
+
+
+@pytest.fixture(scope="module")
+def talks(experiment):
+    """Text alone, about the pretext tasks."""
+    data = change(experiment.data, tasks=("counting",), frames=(8,), prompt_bucket=128)
+    model = change(experiment.model, evidence=None)
+    objective = change(GRPO, reward="videossr", spans=0.0, rollout_size=0)
+    return change(experiment, model=model, data=data, objective=objective)
+
+
+def moved(experiment):
+    """Initial parameters with noise, so that adapters and heads do something."""
+    params = parameters.init(experiment.model, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    return {
+        name: x + 0.1 * jax.device_put(rng.standard_normal(x.shape, np.float32))
+        for name, x in sorted(params.items())
+    }
+
+
+def roll(experiment, params=None, *, reward=None):
+    chat = open_chat(experiment.data)
+    blueprint = parameters.blueprint(experiment.model)
+    rollouts = Rollouts(experiment, blueprint=blueprint, chat=chat, mesh=None)
+    rollouts.reward = reward or rollouts.reward
+    params = moved(experiment) if params is None else params
+    state = TrainState(step=jnp.int32(0), params=params, opt_state=(), key=jax.random.key(3))
+    data = loop.batches(experiment, chat)
+    try:
+        return params, rollouts(state, next(data))
+    finally:
+        data.close()
+        rollouts.close()
+
+
+@pytest.mark.parametrize("name", ["learns", "talks"])
+def test_a_training_pass_gives_the_log_probabilities_of_the_sampler(name, request):
+    experiment = request.getfixturevalue(name)
+    params, rolled = roll(experiment)
+    batch = rolled.batch
+
+    @jax.jit
+    def again(params, batch):
+        model = parameters.blueprint(experiment.model).build(params)
+        response = jax.tree.map(grpo.flat, batch.response)
+        predicted = model.extend(model.prefill(batch.prompt), response)
+        found = grpo.answer_log_probs(model, predicted, response, config=experiment.objective)
+        scores = predicted.scores
+        drawn = None if batch.drawn is None else grpo.flat(batch.drawn.frames)
+        spans = None if drawn is None else grpo.bernoulli_log_probs(scores, drawn)
+        return found, spans
+
+    found, spans = again(params, batch)
+    mask = np.asarray(batch.response.mask)
+    assert mask.any(axis=2).all()
+    np.testing.assert_allclose(
+        grpo.grouped(found, GROUP)[mask], np.asarray(batch.log_probs)[mask], atol=1e-4
+    )
+    if spans is not None:
+        there = np.asarray(batch.drawn.mask)
+        np.testing.assert_allclose(
+            grpo.grouped(spans, GROUP)[there], np.asarray(batch.drawn.log_probs)[there], atol=1e-4
+        )
+
+
+def test_advantages_compare_the_answers_to_one_prompt(talks):
+    _, rolled = roll(talks, reward=lambda text, spans, sample: float(len(text)))
+    rewards = np.asarray([one.rewards for one in rolled.told])
+    centred = rewards - rewards.mean(axis=1, keepdims=True)
+    wanted = centred / (rewards.std(axis=1, ddof=1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(rolled.batch.advantages, wanted, atol=1e-4)
+    assert [one.sample.kind for one in rolled.told] == ["counting/easy"] * 2
+    assert rolled.metrics["reward"] == pytest.approx(rewards.mean())
+
+
+def test_equal_rewards_teach_nothing_and_are_counted(talks):
+    _, rolled = roll(talks, reward=lambda *_: 1 / 3)
+    np.testing.assert_array_equal(rolled.batch.advantages, 0)
+    assert rolled.metrics["equal_groups"] == 1.0
+    assert rolled.metrics["reward_spread"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_reward_that_fails_is_named_and_its_answer_left_out(talks):
+    calls = []
+
+    def fails(text, spans, sample):
+        calls.append(text)
+        if len(calls) % GROUP == 1:
+            raise KeyError("no such shape")
+        return float("inf") if len(calls) % GROUP == 2 else float(len(text))
+
+    one = change(talks, objective=change(talks.objective, reward_threads=1))
+    _, rolled = roll(one, reward=fails)
+    assert rolled.metrics["failed_rewards"] == 0.5
+    assert len(rolled.failures) == 4
+    assert rolled.failures[0].startswith("counting/easy, bikes")
+    assert "KeyError: 'no such shape'" in rolled.failures[0]
+    assert "the reward is inf" in rolled.failures[1]
+    np.testing.assert_array_equal(rolled.batch.response.mask[:, :2], False)
+    np.testing.assert_array_equal(rolled.batch.advantages[:, :2], 0)
+    assert np.all(np.isfinite(rolled.batch.advantages))
+
+
+def test_parameters_that_are_no_numbers_stop_the_run(talks):
+    broken = {name: x * np.float32("nan") for name, x in moved(talks).items()}
+    with pytest.raises(InputError, match="parameters are no longer numbers"):
+        roll(talks, broken)
+
+
+def test_a_run_resumes_to_the_bit_and_compiles_once(learns, tmp_path, monkeypatch):
+    """Six steps in one go; then again from the checkpoint in the middle."""
+    monkeypatch.setitem(functions.FUNCTIONS, "grounding", odd)
+    steps = change(learns.train, steps=6, checkpoint_every=3, log_every=2)
+    whole = change(learns, train=steps, data=change(learns.data, frames=(6,)))
+    straight, parts = tmp_path / "whole", tmp_path / "parts"
+    params = jax.device_get(loop.train(whole, straight).params)
+    shutil.copytree(straight, parts)
+    shutil.rmtree(parts / "checkpoints" / "6")
+    resumed = loop.train(whole, parts)
+    assert resumed.ran == 3
+    for name, value in params.items():
+        np.testing.assert_array_equal(value, resumed.params[name], err_msg=name)
+
+    records = read_metrics(straight / "metrics.jsonl")
+    assert {"reward", "clip_fraction", "answer_tokens", "spans"} <= set(records[0])
+    assert len({one["compiles"] for one in records}) == 1
+    assert all(one["reward_spread"] > 0 and one["grad_norm"] > 0 for one in records)
+    groups = transcript.read(parts / "rollouts.jsonl")
+    assert [one["step"] for one in groups] == [1, 2, 4, 6]
+    assert len(groups[0]["answers"]) == GROUP
+
+
+def odd(text, spans, sample):
+    """A reward that tells random answers apart."""
+    return sum(map(ord, text)) % 7 / 7
+
+
+def test_an_update_that_is_not_finite_is_skipped_and_counted(talks):
+    """Half of the batch has log-probabilities that blow the ratio up; each half is an update."""
+    two = change(talks, objective=change(talks.objective, updates=2, policy=NO_LIMIT))
+    params, rolled = roll(two, reward=lambda text, *_: float(len(text)))
+    spoilt = np.asarray(rolled.batch.log_probs).copy()
+    spoilt[1] = -1e4  # of the second prompt
+    batch = change(rolled.batch, log_probs=spoilt)
+    tx = optax.sgd(1e-2)
+    start = TrainState(
+        step=jnp.int32(0), params=params, opt_state=tx.init(params), key=jax.random.key(0)
+    )
+    kept = jax.device_get(params)
+    new, metrics = make_step(parameters.blueprint(two.model), tx, two)(start, batch)
+    assert metrics["skipped_updates"] == 1
+    assert new.step == 2
+    assert all(np.isfinite(x).all() for x in jax.device_get(new.params).values())
+    assert any(np.any(new.params[name] != kept[name]) for name in kept)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rollout_size": 3}, "rollout_size=3 does not divide"),
+        ({"updates": 3}, "updates=3 x train.accumulate=1 does not divide"),
+        ({"reference": "copy"}, "needs train.init_from"),
+        ({"reference": "base"}, "needs adapters"),
+        ({"spans": 1.0}, "no evidence heads"),
+    ],
+)
+def test_objectives_that_do_not_fit(talks, changes, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        loop.train(change(talks, objective=change(talks.objective, **changes)), tmp_path / "x")
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,426 @@
+"""From questions to a policy batch: sample answers, reward them on threads, compare them.
+
+While the device samples one part of the prompts, threads on the host reward the answers of the
+part before, and the reference policy's pass runs beside the rewards.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float
+
+from tgvlm_jax import mesh as mesh_lib
+from tgvlm_jax.data import answers
+from tgvlm_jax.data.chat import Chat
+from tgvlm_jax.models import lora
+from tgvlm_jax.models.parameters import Blueprint, Params
+from tgvlm_jax.objectives import advantages, grpo
+from tgvlm_jax.objectives.grpo import Drawn, PolicyBatch
+from tgvlm_jax.rewards import functions
+from tgvlm_jax.rollout.replay import Replay, replay
+from tgvlm_jax.rollout.sampler import Generation, generate
+from tgvlm_jax.schema import Experiment, GrpoConfig
+from tgvlm_jax.train import optim, step
+from tgvlm_jax.train.state import TrainState
+from tgvlm_jax.types import InputError, Prompt, Questions, Response, Sample
+
+_ROLLOUT = 2  # of the streams of random numbers; 0 and 1 are those of parameters and dropout
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Told:
+    """A prompt and the answers to it, for people.
+
+    Attributes:
+        rewards: of each answer; not a number where the reward failed.
+    """
+
+    sample: Sample
+    texts: tuple[str, ...]
+    rewards: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rolled:
+    """What one batch of questions has become.
+
+    Attributes:
+        batch: for the update. metrics: of rewards and answers, to log.
+        told: this host's groups. failures: what rewards failed with, one line each.
+    """
+
+    batch: PolicyBatch
+    metrics: dict[str, float]
+    told: tuple[Told, ...]
+    failures: tuple[str, ...]
+
+
+class Rollouts:
+    """Samples, rewards and compares the answers to questions."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        blueprint: Blueprint,
+        chat: Chat,
+        mesh: Mesh | None,
+        copy: Params | None = None,
+    ):
+        """`copy` are the parameters of the reference where `objective.reference` is "copy".
+
+        Raises:
+            InputError: parts that do not divide the batch, a reference that is not there, or spans
+                to be learned from in a model that has none.
+        """
+        config = experiment.objective
+        assert isinstance(config, GrpoConfig)
+        check(experiment)
+        self.config, self.experiment, self.blueprint = config, experiment, blueprint
+        self.chat, self.mesh, self.copy = chat, mesh, copy
+        self.reward = functions.FUNCTIONS[config.reward]
+        slots = 2 * experiment.data.max_events
+        self.replayed = {"evidence_id": chat.evidence_id, "slots": slots}
+        self.pool = concurrent.futures.ThreadPoolExecutor(config.reward_threads)
+        trained = optim.trainable(experiment.optim, blueprint.shapes)
+        self.sees_once = not any(name.startswith("tower.") for name in trained)
+
+    def close(self) -> None:
+        """Stops the threads."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def __call__(self, state: TrainState, questions: Questions) -> Rolled:
+        """Answers questions with the parameters of `state`; the key follows from its step.
+
+        Raises:
+            InputError: no answer has a finite probability.
+        """
+        began = time.monotonic()
+        key = jax.random.fold_in(jax.random.fold_in(state.key, _ROLLOUT), state.step)
+        count = self._parts(len(questions.samples))
+        prompts, found = [], []
+        for part in range(count):
+            rows = jax.tree.map(lambda x, part=part: x[part::count], questions.prompt)
+            prompt = mesh_lib.put_batch(rows, self.mesh)
+            if self.sees_once:
+                prompt = _see(state.params, prompt, blueprint=self.blueprint)
+            prompts.append(prompt)
+            found.append(self._sample(state.params, prompt, jax.random.fold_in(key, part)))
+        reference = [
+            self._reference(state.params, *pair) for pair in zip(prompts, found, strict=True)
+        ]
+        jobs = [self._submit(one, questions.samples[p::count]) for p, one in enumerate(found)]
+        sampled = time.monotonic()
+        scored = self._collect(jobs)
+        waited = time.monotonic() - sampled
+        batch, stats = _assemble(
+            tuple(prompts),
+            tuple(found),
+            tuple(reference),
+            mesh_lib.put_batch((scored.rewards, scored.overlaps), self.mesh),
+            config=self.config,
+            end_id=self.chat.end_id,
+            **self.replayed,
+        )
+        metrics = {name: float(value) for name, value in jax.device_get(stats).items()}
+        if not metrics["finite"]:
+            raise InputError(
+                "none of the sampled answers has a finite probability: the parameters are no "
+                "longer numbers; start again from an earlier checkpoint with a lower optim.lr"
+            )
+        timing = {"rollout_seconds": sampled - began, "reward_wait": waited}
+        metrics |= _summary(scored, questions.samples) | timing
+        return Rolled(
+            batch=batch,
+            metrics=metrics,
+            told=_told(scored, questions.samples),
+            failures=scored.failures,
+        )
+
+    def _parts(self, rows: int) -> int:
+        size = self.config.rollout_size
+        return max(1, rows * jax.process_count() // size) if size else 1
+
+    def _sample(self, params: Params, prompt: Prompt, key: jax.Array) -> Generation:
+        return generate(
+            params,
+            prompt,
+            blueprint=self.blueprint,
+            max_tokens=self.config.max_tokens,
+            evidence_id=self.chat.evidence_id,
+            end_id=self.chat.end_id,
+            pad_id=self.chat.pad_id,
+            sampling=self.config.sampling,
+            key=key,
+            samples=self.config.num_generations,
+            sample_spans=bool(self.config.spans),
+        )
+
+    def _reference(self, params: Params, prompt: Prompt, found: Generation) -> jax.Array | None:
+        if not self.config.policy.kl:
+            return None
+        if self.config.reference == "base":
+            blueprint, params = step.base(self.experiment), lora.without(params)
+        else:
+            assert self.copy is not None
+            blueprint, params = self.blueprint, self.copy
+        return _log_probs(
+            params,
+            prompt,
+            found,
+            blueprint=blueprint,
+            config=self.config,
+            **self.replayed,
+        )
+
+    def _submit(
+        self, found: Generation, samples: Sequence[Sample]
+    ) -> list[concurrent.futures.Future]:
+        """Starts the rewards of one part, whose tokens it waits for."""
+        tokens = mesh_lib.local(found.tokens)
+        frames = None if found.grounding is None else mesh_lib.local(found.grounding.spans)
+        group = self.config.num_generations
+        return [
+            self.pool.submit(
+                _reward,
+                self.reward,
+                tokens[row],
+                None if frames is None else frames[row],
+                samples[row // group],
+                self.chat,
+                self.experiment,
+            )
+            for row in range(len(tokens))
+        ]
+
+    def _collect(self, jobs: Sequence[Sequence[concurrent.futures.Future]]) -> "_Scored":
+        """All rewards, in the order of the questions."""
+        group, count = self.config.num_generations, len(jobs)
+        rows = sum(map(len, jobs)) // group
+        rewards, overlaps = np.zeros((2, rows, group), np.float32)
+        texts = [[""] * group for _ in range(rows)]
+        failures: list[str] = []
+        for part, futures in enumerate(jobs):
+            for number, future in enumerate(futures):
+                row, answer = part + number // group * count, number % group
+                done = future.result()
+                rewards[row, answer], overlaps[row, answer] = done.value, done.overlap
+                texts[row][answer] = done.text
+                failures += [done.failure] if done.failure else []
+        return _Scored(rewards=rewards, overlaps=overlaps, texts=texts, failures=tuple(failures))
+
+
+def check(experiment: Experiment) -> None:
+    """Raises InputError where the objective does not fit the rest of an experiment."""
+    config, batch = experiment.objective, experiment.data.batch_size
+    assert isinstance(config, GrpoConfig)
+    if config.rollout_size and batch % config.rollout_size:
+        raise InputError(
+            f"objective.rollout_size={config.rollout_size} does not divide data.batch_size={batch}"
+        )
+    if batch % (config.updates * experiment.train.accumulate):
+        raise InputError(
+            f"objective.updates={config.updates} x train.accumulate={experiment.train.accumulate} "
+            f"does not divide data.batch_size={batch}"
+        )
+    if config.reference == "base" and not experiment.model.lora:
+        raise InputError("objective.reference='base' needs adapters: give model.lora a table")
+    if config.reference == "copy" and not experiment.train.init_from:
+        raise InputError("objective.reference='copy' needs train.init_from: what is copied")
+    evidence = experiment.model.evidence is not None
+    if (config.spans or config.reward == "grounding") and not evidence:
+        raise InputError("the objective is about spans, but the model has no evidence heads")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Rewarded:
+    """`overlap` is that of the evidence with the truth, 0 where there is none."""
+
+    value: float
+    overlap: float
+    text: str
+    failure: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Scored:
+    rewards: Float[np.ndarray, "b g"]
+    overlaps: Float[np.ndarray, "b g"]
+    texts: list[list[str]]
+    failures: tuple[str, ...]
+
+
+def _reward(
+    function: functions.Reward,
+    tokens: np.ndarray,
+    frames: np.ndarray | None,
+    sample: Sample,
+    chat: Chat,
+    experiment: Experiment,
+) -> _Rewarded:
+    """The reward of one answer; a reward that raises, or is no number, is absent."""
+    said = answers.read(tokens, frames, sample=sample, chat=chat, config=experiment.data)
+    overlap = functions.grounding(said.raw, said.spans, sample) if len(sample.spans) else 0.0
+    told = {"text": said.text, "overlap": overlap}
+    try:
+        value = float(function(said.raw, said.spans, sample))
+    except Exception as error:  # of whatever function the user has given
+        failure = f"{sample.kind}, {sample.video}: {type(error).__name__}: {error}"
+        return _Rewarded(value=float("nan"), **told, failure=failure)
+    failure = "" if np.isfinite(value) else f"{sample.kind}, {sample.video}: the reward is {value}"
+    return _Rewarded(value=value, **told, failure=failure)
+
+
+def _summary(scored: _Scored, samples: Sequence[Sample]) -> dict[str, float]:
+    """Mean rewards, over all and by task, and how many failed."""
+    by_task = collections.defaultdict(list)
+    for sample, row in zip(samples, scored.rewards, strict=True):
+        by_task[functions.task(sample)].append(row)
+    found = {f"reward_{name}": _mean(np.stack(rows)) for name, rows in by_task.items()}
+    failed = float(np.mean(~np.isfinite(scored.rewards)))
+    return {"reward": _mean(scored.rewards), "failed_rewards": failed, **found}
+
+
+def _mean(values: np.ndarray) -> float:
+    there = values[np.isfinite(values)]
+    return float(there.mean()) if len(there) else 0.0
+
+
+def _told(scored: _Scored, samples: Sequence[Sample]) -> tuple[Told, ...]:
+    rows = zip(samples, scored.texts, scored.rewards.tolist(), strict=True)
+    return tuple(
+        Told(sample=sample, texts=tuple(texts), rewards=tuple(rewards))
+        for sample, texts, rewards in rows
+    )
+
+
+@functools.partial(jax.jit, static_argnames="blueprint")
+def _see(params: Params, prompt: Prompt, *, blueprint: Blueprint) -> Prompt:
+    return blueprint.build(params).see(prompt)
+
+
+@functools.partial(jax.jit, static_argnames=("blueprint", "config", "evidence_id", "slots"))
+def _log_probs(
+    params: Params,
+    prompt: Prompt,
+    found: Generation,
+    *,
+    blueprint: Blueprint,
+    config: GrpoConfig,
+    evidence_id: int,
+    slots: int,
+) -> jax.Array:
+    """Of every sampled token under other parameters."""
+    model = blueprint.build(params)
+    answered = _replay(found, prompt, evidence_id=evidence_id, slots=slots).response
+    predicted = model.extend(model.prefill(prompt), answered)
+    return grpo.answer_log_probs(model, predicted, answered, config=config)
+
+
+def _replay(found: Generation, prompt: Prompt, *, evidence_id: int, slots: int) -> Replay:
+    frames = None
+    if found.grounding is not None:
+        frames = mesh_lib.repeat(prompt.visual.mask, len(found.tokens) // len(prompt.length))
+    return replay(found, frames, evidence_id=evidence_id, slots=slots)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "evidence_id", "end_id", "slots"))
+def _assemble(
+    prompts: tuple[Prompt, ...],
+    found: tuple[Generation, ...],
+    reference: tuple[jax.Array | None, ...],
+    rewards: tuple[jax.Array, jax.Array],
+    *,
+    config: GrpoConfig,
+    evidence_id: int,
+    end_id: int,
+    slots: int,
+) -> tuple[PolicyBatch, dict[str, jax.Array]]:
+    """The parts of a rollout as one batch with advantages, and figures about it.
+
+    `rewards` are of the answers, and of their spans.
+    """
+    size = config.num_generations
+
+    def merged(parts):
+        return _merge([jax.tree.map(lambda x: grpo.grouped(x, size), part) for part in parts])
+
+    replays = merged(
+        [
+            _replay(one, prompt, evidence_id=evidence_id, slots=slots)
+            for one, prompt in zip(found, prompts, strict=True)
+        ]
+    )
+    log_probs = merged([one.log_probs for one in found])
+    gained, spans_gained = (_advantages(one, config) for one in rewards)
+    response, actions = replays.response, replays.actions
+    finite = jnp.all(jnp.where(response.mask, jnp.isfinite(log_probs), True), axis=2)
+    there = finite & jnp.isfinite(rewards[0])
+    drawn = None
+    if actions is not None:
+        drawn = Drawn(
+            frames=actions.frames,
+            log_probs=actions.log_probs,
+            mask=actions.mask & finite[..., None, None],
+            advantages=spans_gained,
+        )
+    batch = PolicyBatch(
+        prompt=_merge(prompts),
+        response=dataclasses.replace(response, mask=response.mask & there[..., None]),
+        advantages=gained,
+        log_probs=log_probs,
+        ref_log_probs=merged(reference) if config.policy.kl else None,
+        drawn=drawn,
+    )
+    ended = jnp.any(response.mask & (response.tokens == end_id), axis=2)
+    return batch, _figures(response, rewards[0], finite, ended)
+
+
+def _advantages(rewards: jax.Array, config: GrpoConfig) -> jax.Array:
+    prompts, size = rewards.shape
+    group = jnp.repeat(jnp.arange(prompts, dtype=jnp.int32), size)
+    gained = advantages.group_advantages(grpo.flat(rewards), group, config=config.advantage)
+    return grpo.grouped(gained, size)
+
+
+def _figures(
+    response: Response, rewards: jax.Array, finite: jax.Array, ended: jax.Array
+) -> dict[str, jax.Array]:
+    """What is logged of a rollout beside its rewards, over all hosts."""
+    there = jnp.isfinite(rewards)
+    group = jnp.repeat(jnp.arange(len(rewards), dtype=jnp.int32), rewards.shape[1])
+    same = advantages.collapsed_groups(grpo.flat(jnp.where(there, rewards, 0)), group)
+    count = jnp.maximum(jnp.sum(there, axis=1), 1).astype(jnp.float32)
+    mean = jnp.sum(jnp.where(there, rewards, 0), axis=1) / count
+    squares = jnp.sum(jnp.where(there, (rewards - mean[:, None]) ** 2, 0), axis=1)
+    return {
+        "reward_spread": jnp.mean(jnp.sqrt(squares / count)),
+        "equal_groups": same.sum / same.weight,
+        "answer_tokens": jnp.mean(jnp.sum(response.mask, axis=2).astype(jnp.float32)),
+        "cut_off": 1 - jnp.mean(ended.astype(jnp.float32)),
+        "not_finite": 1 - jnp.mean(finite.astype(jnp.float32)),
+        "finite": jnp.mean(finite.astype(jnp.float32)),
+    }
+
+
+def _merge(parts: Sequence[Any]) -> Any:
+    """Rows of all parts in the order of the questions, of which part p has every p-th."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def merge(*values):
+        rest = (None,) * (values[0].ndim - 1)
+        both = jnp.stack(values, axis=1)
+        shape = (both.shape[0] * both.shape[1], *both.shape[2:])
+        return mesh_lib.reshape(both, shape, out=("batch", *rest))
+
+    return jax.tree.map(merge, *parts)
