@@ -48,7 +48,7 @@ def get_config(arg: str | None = None):
     config.optim.weight_decay = 0.05
     config.optim.beta2 = 0.98
 
-    config.train.steps = args.steps or 800
+    config.train.steps = args.steps or 1000
 
     if args.fpo or args.more:
         config.seed = 1000  # another order of the records than the one the first stage had

@@ -37,8 +37,9 @@ def run(out: Path, *, episodes: int, validation: int, seed: int, kinds: Sequence
         for name, episode in _episodes({"train": episodes, "val": validation}, seed=seed):
             video = f"{name}.mp4"
             write_film(scratch / "videos" / video, episode.frames)
-            asked = games_questions.records(episode, video=video, kinds=kinds)
-            found[name.partition("-")[0]] += asked
+            split = name.partition("-")[0]
+            several = {"wordings": 1} if split == "val" else {}
+            found[split] += games_questions.records(episode, video=video, kinds=kinds, **several)
             told.append(_told(episode, video))
         for split, records in found.items():
             _write_list(scratch / f"{split}.json", records)
@@ -52,7 +53,7 @@ def run(out: Path, *, episodes: int, validation: int, seed: int, kinds: Sequence
         f"next:  tgvlm shard --videos {where}/videos --out {where}/shards"
         " --fps 2 --height 48 --width 64"
     )
-    print(f"then:  tgvlm train --config configs/games.py:data={where} --workdir {where}/run")
+    print(f"then:  tgvlm train --config configs/games.py:data={where} --workdir {where}/sft")
 
 
 def _episodes(counts: dict[str, int], *, seed: int) -> Iterator[tuple[str, games.Episode]]:

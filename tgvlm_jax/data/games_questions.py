@@ -31,7 +31,12 @@ _SAID = {
     "wait": "waits at the {}",
     "walk": "walks to the {}",
 }
-_LIST = "What does the agent do, and when?"
+# All of what happens is the hardest to say, and so asked in several ways to train on.
+_LISTS = (
+    "What does the agent do, and when?",
+    "Tell everything the agent does, with its time.",
+    "List what happens in this video and when it happens.",
+)
 _REFER = f"What does the agent do in {EVIDENCE}?"
 
 
@@ -44,7 +49,9 @@ def check_kinds(kinds: Sequence[str]) -> None:
         raise InputError(f"kinds: name at least one of {', '.join(KINDS)}")
 
 
-def records(episode: Episode, *, video: str, kinds: Sequence[str]) -> list[dict[str, Any]]:
+def records(
+    episode: Episode, *, video: str, kinds: Sequence[str], wordings: int = len(_LISTS)
+) -> list[dict[str, Any]]:
     """All questions about one episode.
 
     Grounding asks for an event that comes once and beside which there is another of its kind, so
@@ -52,13 +59,13 @@ def records(episode: Episode, *, video: str, kinds: Sequence[str]) -> list[dict[
 
     Args:
         video: path of its film below the folder of videos.
-        kinds: events that are asked about.
+        kinds: events that are asked about. wordings: in how many ways captions are asked for.
     """
     known = [one for one in episode.events if one.kind in kinds]
     duration = episode.duration
     made = [_grounding(one) for one in known if _fair(one, known)]
     if known:
-        made.append(_captioning(known))
+        made += [_captioning(known, asked) for asked in _LISTS[:wordings]]
     made += [_referring(one) for one in known]
     shared = {"source": SOURCE, "video": video, "duration": duration}
     return [{"task": one.pop("task"), **shared, **one} for one in made]
@@ -75,10 +82,10 @@ def _grounding(event: Event) -> dict[str, Any]:
     return _record("tvg", f"When does the agent {asked}?", answer, tgt=[event.start, event.end])
 
 
-def _captioning(events: Sequence[Event]) -> dict[str, Any]:
+def _captioning(events: Sequence[Event], asked: str) -> dict[str, Any]:
     said = "".join(f" {EVIDENCE} {_SAID[one.kind].format(one.target)}." for one in events)
     answer = f"{EVIDENCE * len(events)}{EVIDENCE_END}{said}"
-    return _record("dvc", _LIST, answer, tgt=[t for one in events for t in (one.start, one.end)])
+    return _record("dvc", asked, answer, tgt=[t for one in events for t in (one.start, one.end)])
 
 
 def _referring(event: Event) -> dict[str, Any]:
@@ -100,12 +107,15 @@ def _record(task: str, question: str, answer: str, **times: list[float]) -> dict
 def sentences() -> list[str]:
     """Every text that can be asked or answered, for a tokenizer."""
     names = [f"{color} {thing}" for color in COLORS for thing in (*OBJECTS, "door")]
-    found = [TEMPLATES["phi3"].before, _LIST, _REFER]
+    found = [TEMPLATES["phi3"].before, *_LISTS, _REFER]
     for kind in KINDS:
         for name in names:
             if (kind == "open") <= name.endswith("door"):
                 event = Event(kind=kind, target=name, start=0.0, end=1.0)
-                turns = _grounding(event)["conversations"] + _captioning([event])["conversations"]
+                turns = (
+                    _grounding(event)["conversations"]
+                    + _captioning([event], _LISTS[0])["conversations"]
+                )
                 found += [turn["value"].replace(VIDEO, "").strip() for turn in turns]
     return found
 
