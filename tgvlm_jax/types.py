@@ -68,7 +68,7 @@ class Sample:
         video_first: whether the video stands before the question.
         readable: false where the frames could not be read; nothing is learned from such a sample.
         clips: where the video is shown as several clips, how many frames each has, in the order
-            of `frames`; () for one clip.
+            of `frames`; () for one clip. `seconds` run on through them.
     """
 
     frames: UInt8[np.ndarray, "f y x 3"]

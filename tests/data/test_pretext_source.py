@@ -1,5 +1,6 @@
 import dataclasses
 import pickle
+import random
 
 import numpy as np
 import pytest
@@ -7,11 +8,12 @@ import pytest
 from tgvlm_jax.data.annotated import AnnotatedVideos
 from tgvlm_jax.data.augment import resize
 from tgvlm_jax.data.pretext import AnomalyGrounding
-from tgvlm_jax.data.pretext_plans import COUNTING, AnomalyLevel
-from tgvlm_jax.data.pretext_source import PretextTasks, anomaly_level, counting_level
+from tgvlm_jax.data.pretext_plans import COUNTING, PAPER_KINDS, RELEASED_KINDS, AnomalyLevel
+from tgvlm_jax.data.pretext_source import PretextTasks, anomaly_level, ask, counting_level
 from tgvlm_jax.data.sources import open_source
+from tgvlm_jax.data.windows import Window
 from tgvlm_jax.rewards import videossr
-from tgvlm_jax.schema import ANOMALY_KINDS, PRETEXT_TASKS, DataConfig
+from tgvlm_jax.schema import ANOMALY_KINDS, PRETEXT_KINDS, PRETEXT_TASKS, DataConfig
 from tgvlm_jax.types import InputError
 
 SIZE = (24, 36)
@@ -106,12 +108,12 @@ def test_training_draws_every_task_alike_often(film):
         assert abs(sum(kind.startswith(task) for kind in kinds) - 200) < 58
 
 
-@pytest.mark.parametrize("kind", ANOMALY_KINDS)
+@pytest.mark.parametrize("kind", [*ANOMALY_KINDS, "rotate90", "rotate270"])
 def test_exactly_the_frames_of_the_answer_are_changed(film, kind):
     made = source(film, split="eval", config=only("grounding", kinds=(kind,)))
     for index in range(3):
         sample = made.sample(index, frames=24)
-        unmarked = resize(made.windows.stored(_window(made, index, 24)), SIZE)
+        unmarked = resize(stored(made, index, 24), SIZE)
         differs = np.any(sample.frames != unmarked, axis=(1, 2, 3))
         start, end = videossr.read_interval(sample.answer)
         bounds = np.round([*sample.seconds, sample.duration], 1)
@@ -125,17 +127,49 @@ def test_exactly_the_frames_of_the_answer_are_changed(film, kind):
         assert 4 / 24 - 0.02 <= (end - start) / sample.duration <= 8 / 24 + 0.06
 
 
-def _window(made, index, frames):
+def stored(made, index, frames):
+    """The frames that a sample is made of."""
     rng = np.random.default_rng([made.seed, int(made.training), index])
     made._draw(index, rng)
-    return made.windows.draw(frames, rng)
+    window = made.windows.draw(frames, rng)
+    return made.windows.stored(window.video, window.numbers)
+
+
+@pytest.mark.parametrize(("kind", "speed"), [("slow", 0.5), ("fast", 2.0)])
+def test_a_stretch_at_another_speed_has_other_frames_at_even_times(kind, speed):
+    window = Window(video="one", numbers=range(3, 195, 8), seconds=np.arange(24) / 3, end=8.0)
+    for seed in range(8):
+        asked = []
+
+        def read(numbers):
+            asked.extend(numbers)  # noqa: B023
+            return np.zeros((24, 4, 4, 3), np.uint8)
+
+        sample = ask(window, "grounding", kind, plans=random.Random(seed), noise=0, read=read)
+        first, behind = (round(3 * time) for time in videossr.read_interval(sample.answer))
+        assert 4 <= behind - first <= 8
+        steps = np.diff(asked)
+        inside = np.zeros(23, bool)
+        inside[first:behind] = True
+        assert steps[inside].mean() / steps[~inside].mean() == pytest.approx(speed, rel=0.1)
+        assert (asked[0], len(asked)) == (3, 24)
+        assert 170 < asked[-1] <= 187
+        np.testing.assert_array_equal(sample.seconds, window.seconds)
+
+
+def test_the_papers_kinds_can_all_be_asked_for():
+    assert {*PAPER_KINDS} <= {*PRETEXT_KINDS}
+    assert {*RELEASED_KINDS} - {*PRETEXT_KINDS} == {"swap"}
+    only("grounding", kinds=PRETEXT_KINDS)
+    with pytest.raises(InputError, match="kinds: 'slow' is not one of grayscale"):
+        DataConfig(kinds=("slow",))
 
 
 def test_jigsaw_clips_are_the_answers_permutation_of_the_film(film):
     made = source(film, split="eval", config=only("jigsaw", jigsaw_clips=(4,)))
     for index in range(6):
         sample = made.sample(index, frames=12)
-        whole = resize(made.windows.stored(_window(made, index, 12)), SIZE)
+        whole = resize(stored(made, index, 12), SIZE)
         assert sample.clips == (3, 3, 3, 3)
         shown = sample.frames.reshape(4, 3, *SIZE, 3)
         right = np.concatenate([shown[int(digit) - 1] for digit in sample.answer])
@@ -152,7 +186,7 @@ def test_shapes_are_drawn_on_few_frames_and_only_there(film):
         for index in range(4):
             sample = made.sample(index, frames=24)
             assert sample.kind == f"counting/{level}"
-            whole = resize(made.windows.stored(_window(made, index, 24)), SIZE)
+            whole = resize(stored(made, index, 24), SIZE)
             marked = np.any(sample.frames != whole, axis=(1, 2, 3)).sum()
             counts = videossr.read_counts(sample.answer, kinds=3)
             most = COUNTING[level].appearances

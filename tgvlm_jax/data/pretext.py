@@ -137,7 +137,7 @@ class AnomalyGrounding:
 
         clip = np.zeros((frames, 0, 0, 3), np.uint8)
         if pixels:
-            stored = self.windows.stored(window)
+            stored = self.windows.stored(window.video, window.numbers)
             changed = slice(first, first + length)
             stored[changed] = perturb(stored[changed], kind, rng=rng)
             clip = resize(stored, self.size, look=look)

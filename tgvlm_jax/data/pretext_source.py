@@ -12,7 +12,7 @@ flipped and recoloured as a whole first, and then changed.
 import dataclasses
 import functools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,10 +114,18 @@ class PretextTasks:
         window = self.windows.draw(frames, rng)
         look = draw_look(self.config, rng) if self.training else None
         plans, noise = rng.integers(1 << 32, size=2).tolist()
-        clip = None
-        if pixels:
-            clip = resize(self.windows.stored(window), self.size, look=look)
-        return ask(clip, window, task, variant, plans=random.Random(plans), noise=noise)
+
+        def read(numbers: Sequence[int]) -> Clip:
+            return resize(self.windows.stored(window.video, numbers), self.size, look=look)
+
+        return ask(
+            window,
+            task,
+            variant,
+            plans=random.Random(plans),
+            noise=noise,
+            read=read if pixels else None,
+        )
 
     def _draw(self, index: int, rng: np.random.Generator) -> tuple[str, str]:
         """Task and variant."""
@@ -149,47 +157,56 @@ def _check(config: DataConfig, frames: int) -> None:
 
 
 def ask(
-    clip: Clip | None,
     window: Window,
     task: str,
     variant: str,
     *,
     plans: random.Random,
     noise: int,
+    read: Callable[[Sequence[int]], Clip] | None,
 ) -> Sample:
     """The sample that one of the tasks makes of a clip.
 
     Args:
-        clip: the frames of the window; None makes all but the pixels.
-        variant: of "grounding" one of `ANOMALY_KINDS`, of "counting" "easy" or "hard", of
+        variant: of "grounding" one of `PRETEXT_KINDS`, of "counting" "easy" or "hard", of
             "jigsaw" the number of clips.
         plans: draws what is asked, and pixels other than noise, whose seed is `noise`.
+        read: frames of the window's video by their numbers, which are the window's but for "slow"
+            and "fast"; None makes all but the pixels.
     """
-    seconds, end = window.seconds - window.seconds[0], float(window.end - window.seconds[0])
-    count = len(seconds)
+    count, numbers, plan = len(window.seconds), window.numbers, None
+    if task == "grounding":
+        plan = _anomaly(variant, plans, level=anomaly_level(count))
+        numbers = _sampled(plan, window) if plan.speed != 1 else numbers
     plain = Sample(
-        frames=np.zeros((count, 0, 0, 3), np.uint8) if clip is None else clip,
-        seconds=seconds,
-        duration=end,
+        frames=read(numbers) if read else np.zeros((count, 0, 0, 3), np.uint8),
+        seconds=window.seconds - window.seconds[0],
+        duration=float(window.end - window.seconds[0]),
         question="",
         answer="",
         spans=np.zeros((0, 2)),
         video=window.video,
         kind=f"{task}/{variant}",
     )
-    match task:
-        case "grounding":
-            return _grounding(plain, variant, plans, np.random.RandomState(noise))
-        case "counting":
-            return _counting(plain, counting_level(variant, count), plans)
-        case _:
-            return _jigsaw(plain, JigsawLevel(frames=count, clips=int(variant)), plans)
+    if plan:
+        return _grounding(plain, plan, plans, np.random.RandomState(noise))
+    if task == "counting":
+        return _counting(plain, counting_level(variant, count), plans)
+    return _jigsaw(plain, JigsawLevel(frames=count, clips=int(variant)), plans)
+
+
+def _sampled(plan: AnomalyPlan, window: Window) -> list[int]:
+    """Frames for a stretch that is slow or fast, all else spread over the rest of the window."""
+    numbers = window.numbers
+    behind = numbers.start + len(window.seconds) * numbers.step
+    places = pretext_plans.source_seconds(plan, start=numbers.start, end=behind)
+    # Rounded down, but for the error of a division; a frame behind the last one may be unusable.
+    return np.minimum((places + 1e-6).astype(int), numbers[-1]).tolist()
 
 
 def _grounding(
-    sample: Sample, kind: str, rng: random.Random, noise: np.random.RandomState
+    sample: Sample, plan: AnomalyPlan, rng: random.Random, noise: np.random.RandomState
 ) -> Sample:
-    plan = _anomaly(kind, rng, level=anomaly_level(len(sample.seconds)))
     shown = sample.frames
     if shown.size:
         made = pretext_tasks.of_plan(shown, plan, fps=1.0, rng=rng, noise=noise)
@@ -198,7 +215,7 @@ def _grounding(
     return dataclasses.replace(
         sample,
         frames=shown,
-        question=pretext_tasks.anomaly_question(kind),
+        question=pretext_tasks.anomaly_question(plan.kind),
         answer=f"{bounds[plan.start]:.1f}-{bounds[plan.start + plan.length]:.1f}",
     )
 

@@ -13,11 +13,12 @@ import dataclasses
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from tgvlm_jax import files
 from tgvlm_jax.data import pretext_plans, pretext_source, windows
@@ -91,14 +92,21 @@ class Benchmark:
         recipe = self.recipes[number]
         numbers = range(recipe.first, recipe.first + self.frames * recipe.step, recipe.step)
         window = windows.window(self.shards, recipe.video, numbers)
-        clip = None
-        if pixels:
+        task, variant = VARIANTS[recipe.subset]
+
+        def read(_: Sequence[int]) -> UInt8[np.ndarray, "f y x 3"]:
             last = numbers[-1] + 1
             stored = self.shards.frames(recipe.video, recipe.first, last, step=recipe.step)
-            clip = fit(stored, size, config=config or DataConfig())
-        task, variant = VARIANTS[recipe.subset]
-        plans = random.Random(recipe.seed)
-        return pretext_source.ask(clip, window, task, variant, plans=plans, noise=recipe.seed)
+            return fit(stored, size, config=config or DataConfig())
+
+        return pretext_source.ask(
+            window,
+            task,
+            variant,
+            plans=random.Random(recipe.seed),
+            noise=recipe.seed,
+            read=read if pixels else None,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What questions.json holds."""

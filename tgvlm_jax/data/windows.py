@@ -6,6 +6,7 @@ samples a batch has, so that a batch is a pure function of (seed, step).
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
@@ -119,9 +120,9 @@ class Windows:
         video, start = self._videos[starts.video[place]], int(starts.start[place])
         return window(self._shards, video, range(start, start + frames * stride, stride))
 
-    def stored(self, window: Window) -> UInt8[np.ndarray, "f y x 3"]:
-        """The frames as they are stored; the caller may write into them."""
-        return np.stack([self._frame(window.video, number) for number in window.numbers])
+    def stored(self, video: str, numbers: Sequence[int]) -> UInt8[np.ndarray, "f y x 3"]:
+        """Frames of a video as they are stored; the caller may write into them."""
+        return np.stack([self._frame(video, number) for number in numbers])
 
     def _find(self, frames: int, stride: int) -> _Starts | None:
         videos, starts = [], []

@@ -7,6 +7,7 @@ result back into an `Experiment`, and everything below the command line sees onl
 
 from tgvlm_jax.schema.experiment import (
     ANOMALY_KINDS,
+    PRETEXT_KINDS,
     PRETEXT_TASKS,
     DataConfig,
     EvalConfig,
@@ -49,6 +50,7 @@ __all__ = [
     "CLIP_MEAN",
     "CLIP_STD",
     "PERTURBATIONS",
+    "PRETEXT_KINDS",
     "PRETEXT_TASKS",
     "AdvantageConfig",
     "CompressorConfig",

@@ -22,6 +22,7 @@ ANOMALY_KINDS = (
     "shuffle",
     "stutter",
 )
+PRETEXT_KINDS = (*ANOMALY_KINDS, "rotate90", "rotate270", "slow", "fast")
 PRETEXT_TASKS = ("grounding", "counting", "jigsaw")
 
 
@@ -56,7 +57,8 @@ class DataConfig:
         frames: the frame buckets: how many frames a batch may have. An annotated video longer than
             the largest one gets that many, evenly spread.
         strides: clips take every stride-th stored frame, drawn from these.
-        kinds: anomalies to ground, among `ANOMALY_KINDS`.
+        kinds: anomalies to ground, among `ANOMALY_KINDS`; with `tasks` among `PRETEXT_KINDS`, of
+            which "slow" and "fast" want strides of 2 and more.
         tasks: pretext tasks that are answered in plain text (VideoSSR 3.1), among `PRETEXT_TASKS`,
             alike often; none makes anomaly grounding by evidence.
         counting: how many shapes there are to count. jigsaw_clips: into how many clips a video is
@@ -112,9 +114,10 @@ class DataConfig:
     prefetch: int = 4
 
     def __post_init__(self):
+        kinds = PRETEXT_KINDS if self.tasks else ANOMALY_KINDS
         for kind in self.kinds:
-            if kind not in ANOMALY_KINDS:
-                raise InputError(f"kinds: {kind!r} is not one of {', '.join(ANOMALY_KINDS)}")
+            if kind not in kinds:
+                raise InputError(f"kinds: {kind!r} is not one of {', '.join(kinds)}")
         for task in self.tasks:
             if task not in PRETEXT_TASKS:
                 raise InputError(f"tasks: {task!r} is not one of {', '.join(PRETEXT_TASKS)}")
