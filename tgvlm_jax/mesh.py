@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Num, Shaped
 
-from tgvlm_jax.schema import MeshConfig, ModelConfig
+from tgvlm_jax.schema import MeshConfig, ModelConfig, QwenVisionConfig
 from tgvlm_jax.types import InputError
 
 AXES = ("dcn", "fsdp", "tp", "cp")
@@ -76,6 +76,7 @@ def check(
         return
     sizes = dict(mesh.shape)
     data = sizes["dcn"] * sizes["fsdp"]
+    rows = "data.patch_rows" if isinstance(model.tower, QwenVisionConfig) else "data.frames"
     if sizes["cp"] > 1:
         raise InputError("mesh.cp: context parallelism is not there yet; set mesh.cp=1")
     wanted = [
@@ -84,7 +85,7 @@ def check(
         ("model.decoder.kv_heads", model.decoder.kv_heads, "tp", sizes["tp"]),
         ("model.decoder.hidden", model.decoder.hidden, "tp", sizes["tp"]),
         ("model.decoder.vocab_size", model.decoder.vocab_size, "tp", sizes["tp"]),
-        *((f"data.frames {count}", count, "tp", sizes["tp"]) for count in frames),
+        *((f"{rows} {count}", count, "tp", sizes["tp"]) for count in frames),
     ]
     if model.tower is not None:
         wanted.append(("model.tower.width", model.tower.width, "fsdp", sizes["fsdp"]))

@@ -5,8 +5,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tgvlm_jax.data import pretext
-from tgvlm_jax.data.chat import TEMPLATES, Chat, check_answer, load_chat, render
-from tgvlm_jax.schema import ANOMALY_KINDS, Experiment
+from tgvlm_jax.data.chat import TEMPLATES, Chat, check_answer, load_chat, open_chat, render
+from tgvlm_jax.schema import ANOMALY_KINDS, DataConfig, Experiment
 from tgvlm_jax.types import InputError, Sample
 
 # Byte-level BPE must bring back whatever a person types.
@@ -246,6 +246,7 @@ RENDERED = {
         "<|im_start|> system\nYou are a helpful assistant. <|im_end|> \n <|im_start|> user\n V "
         "\nWhy? <|im_end|> \n <|im_start|> assistant\n"
     ),
+    "qwen3": "<|im_start|> user\n V \nWhy? <|im_end|> \n <|im_start|> assistant\n",
     "gemma2": ("<bos> <start_of_turn> user\n V \nWhy? <end_of_turn> \n <start_of_turn> model\n"),
 }
 
@@ -273,6 +274,22 @@ def test_templates(name, chat, tmp_path):
     tokens = ("<evi>", "</evi>", "<frame>")
     assert [made.tokenizer.token_to_id(token) for token in tokens] == [size, size + 1, size + 2]
     assert made.vocab_size == size + 3
+
+
+def test_a_system_text_of_ones_own(chat):
+    asked = sample(question="Why?")
+    for name, wanted in {
+        "phi3": "<|system|>Be brief.<|end|><|user|>V\nWhy?<|end|><|assistant|>",
+        "gemma2": "<bos><start_of_turn>user\nBe brief.\n\nV\nWhy?<end_of_turn>\n"
+        "<start_of_turn>model\n",
+        "qwen3": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nV\nWhy?<|im_end|>\n"
+        "<|im_start|>assistant\n",
+    }.items():
+        made = open_chat(DataConfig(template=name, system="Be brief."))
+        said = made.tokenizer.decode(made.encode(asked).prompt.tolist(), skip_special_tokens=False)
+        assert said.replace("<frame>" * 6, "V") == wanted
+    # The tokenizer that is shipped is for all templates, and by default as it was.
+    assert open_chat(DataConfig()).vocab_size == chat.vocab_size
 
 
 def test_another_end_of_turn(chat):

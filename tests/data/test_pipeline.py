@@ -11,8 +11,9 @@ import pytest
 
 from tgvlm_jax.data import pretext, windows
 from tgvlm_jax.data.chat import load_chat
+from tgvlm_jax.data.collate import collate, round_up
 from tgvlm_jax.data.manifest import ShardError
-from tgvlm_jax.data.pipeline import Batches, BatchMaker, collate, round_up
+from tgvlm_jax.data.pipeline import Batches, BatchMaker
 from tgvlm_jax.data.pretext import AnomalyGrounding
 from tgvlm_jax.data.shards import open_shards
 from tgvlm_jax.schema import PERTURBATIONS, DataConfig, PerturbationConfig

@@ -14,7 +14,7 @@ import pytest
 
 from tgvlm_jax.config import freeze, load
 from tgvlm_jax.data.chat import open_chat
-from tgvlm_jax.data.pipeline import collate
+from tgvlm_jax.data.collate import collate
 from tgvlm_jax.models import parameters
 from tgvlm_jax.objectives import sft
 from tgvlm_jax.rollout.sampler import generate

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from tgvlm_jax.data.chat import Encoded
-from tgvlm_jax.data.pipeline import collate
+from tgvlm_jax.data.collate import collate
 from tgvlm_jax.models import parameters
 from tgvlm_jax.schema import (
     DataConfig,

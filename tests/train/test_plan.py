@@ -11,7 +11,7 @@ from tests.data.test_pipeline import sample
 from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.config import freeze, load
 from tgvlm_jax.data.chat import open_chat
-from tgvlm_jax.data.pipeline import collate, collate_pairs
+from tgvlm_jax.data.collate import collate, collate_pairs
 from tgvlm_jax.schema import Experiment, FpoConfig, MeshConfig
 from tgvlm_jax.train import plan
 
@@ -21,7 +21,7 @@ SIZES = plan.Sizes(frames=8, question=20, answer=20)
 
 def real(experiment):
     """A batch as a run makes it, of as many frames and about as many tokens."""
-    chat, config = open_chat(experiment.data), experiment.data
+    chat, config = open_chat(experiment.data, experiment.model), experiment.data
     pixels = np.zeros((8, *(experiment.model.frame_size or (24, 32)), 3), np.uint8)
     made = [dataclasses.replace(sample(frames=8), frames=pixels, question="When? " * 8)] * 2
     if isinstance(experiment.objective, FpoConfig):

@@ -55,7 +55,7 @@ def run(
     shard_film(experiment)
 
     say("2/5", "before training: held-out questions to a model that knows nothing")
-    chat = open_chat(experiment.data)
+    chat = open_chat(experiment.data, experiment.model)
     untrained = parameters.init(experiment.model, jax.random.key(experiment.seed))
     before = evaluate(untrained, experiment=experiment, chat=chat)
     size = sum(leaf.size for leaf in jax.tree.leaves(untrained))

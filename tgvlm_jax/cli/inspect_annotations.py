@@ -11,7 +11,7 @@ from tgvlm_jax.data import annotations
 from tgvlm_jax.data.annotated import reasons
 from tgvlm_jax.data.annotations import Annotation, Annotations, Filters
 from tgvlm_jax.data.chat import FRAME, Chat, load_chat, open_chat
-from tgvlm_jax.data.pipeline import frame_ranges
+from tgvlm_jax.data.collate import frame_ranges
 from tgvlm_jax.data.shards import open_shards
 from tgvlm_jax.schema import DataConfig, Experiment, SftConfig
 from tgvlm_jax.types import InputError, Sample

@@ -61,7 +61,7 @@ def open_model(workdir: Path, *, config: ConfigDict | None = None) -> Model:
         wanted = freeze(config, Experiment)
         checkpoint.check_same_model(experiment, wanted, workdir)
         experiment = wanted
-    chat = open_chat(experiment.data)
+    chat = open_chat(experiment.data, experiment.model)
     loop.check(experiment, chat)
     with contextlib.closing(checkpoint.Checkpoints(workdir, read_only=True)) as store:
         params = store.restore_params(experiment.model, mesh=None)

@@ -1,4 +1,4 @@
-"""Chat templates, `<evi>` placement and loss masks: from a sample to token ids.
+"""From a sample to token ids: template, videos, `<evi>` and what is learned.
 
 An answer first grounds and then speaks: K `<evi>`, one `</evi>`, then text that refers to the same
 K spans, in the same order, by K more `<evi>` (D2VLM 1.4-1.6).
@@ -14,8 +14,11 @@ import numpy as np
 from jaxtyping import Float64, Int32
 from tokenizers import AddedToken, Tokenizer
 
+from tgvlm_jax.data import patch_videos
+from tgvlm_jax.data.patch_videos import PatchVideos, Videos
+from tgvlm_jax.data.templates import TEMPLATES, Template
 from tgvlm_jax.data.wordpiece import LONGEST, QuestionTokenizer
-from tgvlm_jax.schema import DataConfig
+from tgvlm_jax.schema import DataConfig, ModelConfig, QwenVisionConfig
 from tgvlm_jax.types import InputError, Sample
 
 EVIDENCE = "<evi>"
@@ -26,62 +29,18 @@ _TINY = Path(str(importlib.resources.files("tgvlm_jax"))) / "assets" / "tiny_tok
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Template:
-    """What stands around frames, question and answer; `end` closes the answer and is learned."""
-
-    before: str
-    after_frames: str
-    after_question: str
-    end: str
-    pad: str
-
-
-# As the released code of E.T.Chat and D2VLM has them, which is not always what the makers of the
-# language models do (D2VLM 1.4): Llama's headers end with one line break, not two, and its system
-# text without a full stop. The first token of the text (BOS) stands where their tokenizers add it.
-TEMPLATES = {
-    "phi3": Template(
-        before="<|system|>\nYou are a helpful AI assistant.<|end|>\n<|user|>\n",
-        after_frames="\n",
-        after_question="<|end|>\n<|assistant|>\n",
-        end="<|end|>",
-        pad="<|endoftext|>",
-    ),
-    "llama3": Template(
-        before="<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n"
-        "You are a helpful AI assistant<|eot_id|>\n<|start_header_id|>user<|end_header_id|>\n",
-        after_frames="\n",
-        after_question="<|eot_id|>\n<|start_header_id|>assistant<|end_header_id|>\n",
-        end="<|eot_id|>",
-        pad="<|end_of_text|>",
-    ),
-    "qwen2": Template(
-        before="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
-        after_frames="\n",
-        after_question="<|im_end|>\n<|im_start|>assistant\n",
-        end="<|im_end|>",
-        pad="<|endoftext|>",
-    ),
-    "gemma2": Template(
-        before="<bos><start_of_turn>user\n",
-        after_frames="\n",
-        after_question="<end_of_turn>\n<start_of_turn>model\n",
-        end="<end_of_turn>",
-        pad="<pad>",
-    ),
-}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Encoded:
     """One sample as ids.
 
     Attributes:
-        prompt: ids with one placeholder a frame. visual_index: the frame in each slot, else -1.
+        prompt: ids with a placeholder for each visual token, one a frame where the tower takes
+            frames. visual_index: which of those tokens stands in a slot, else -1.
         sources: positions of the question's `<evi>` in `prompt`. question: its word pieces for a
             tower that reads it, none for one that does not.
         response: ids of the answer with its end. evidence: for the i-th `<evi>` of the answer,
             its position in `response`; the first half grounds, the second half refers back.
+        videos: what a tower is shown that takes patches; None for one that takes frames. Without
+            pixels nothing can be shown to it, and the prompt is empty.
     """
 
     prompt: Int32[np.ndarray, "p"]
@@ -90,17 +49,42 @@ class Encoded:
     evidence: Int32[np.ndarray, "e"]
     sources: Int32[np.ndarray, "s"] = dataclasses.field(default_factory=lambda: _NONE)
     question: Int32[np.ndarray, "q"] = dataclasses.field(default_factory=lambda: _NONE)
+    videos: Videos | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Prompt:
+    ids: Int32[np.ndarray, "p"]
+    visual_index: Int32[np.ndarray, "p"]
+    videos: Videos | None = None
 
 
 class Chat:
-    """A tokenizer and a template; `pieces` reads the question to a tower that wants it."""
+    """A tokenizer and a template, and how videos are shown in them."""
 
     def __init__(
-        self, tokenizer: Tokenizer, template: Template, *, pieces: QuestionTokenizer | None = None
+        self,
+        tokenizer: Tokenizer,
+        template: Template,
+        *,
+        pieces: QuestionTokenizer | None = None,
+        videos: PatchVideos | None = None,
+        system: str = "",
     ):
+        """`pieces` reads the question to a tower that wants it; `videos` is for one of patches.
+
+        `system` is a system text in the place of the template's own.
+
+        Raises:
+            InputError: the tokenizer lacks a special token.
+        """
         self.tokenizer = tokenizer
         self.template = template
         self.pieces = pieces
+        self.videos = videos
+        self.system = system
+        if videos is not None:
+            self.video_id = [self._id(token) for token in patch_videos.MARKS][1]
         self.frame_id = self._id(FRAME)
         self.evidence_id = self._id(EVIDENCE)
         self.pad_id = self._id(template.pad)
@@ -133,39 +117,74 @@ class Chat:
         """
         check_question(sample)
         check_answer(sample)
-        prompt, index = self._prompt(sample)
+        prompt = self._frames(sample) if self.videos is None else self._patches(sample, self.videos)
         answer = self._ids(sample.answer + self.template.end) if sample.answer else []
         response = np.asarray(answer, np.int32)
         pieces = self.pieces.ids(sample.question) if self.pieces else []
         return Encoded(
-            prompt=prompt,
-            visual_index=index,
-            sources=np.flatnonzero(prompt == self.evidence_id).astype(np.int32),
+            prompt=prompt.ids,
+            visual_index=prompt.visual_index,
+            sources=np.flatnonzero(prompt.ids == self.evidence_id).astype(np.int32),
             question=np.asarray(pieces, np.int32),
             response=response,
             evidence=np.flatnonzero(response == self.evidence_id).astype(np.int32),
+            videos=prompt.videos,
         )
 
-    def _prompt(self, sample: Sample) -> tuple[Int32[np.ndarray, "p"], Int32[np.ndarray, "p"]]:
-        """Ids of the prompt and the frame in each slot; clips are lines, "Clip 1: " and frames."""
-        around, counts = self.template, sample.clips or (len(sample.frames),)
-        if sum(counts) != len(sample.frames):
-            raise InputError(f"{sample.video}: {len(sample.frames)} frames, clips of {counts}")
+    def _texts(self, sample: Sample) -> list[str]:
+        """What is said before each clip and behind the last; clips are lines, "Clip 1: " first."""
+        around, clips = self.template, sample.clips or (len(sample.frames),)
+        if sum(clips) != len(sample.frames):
+            raise InputError(f"{sample.video}: {len(sample.frames)} frames, clips of {clips}")
+        before = around.before(self.system)
         if sample.video_first:
-            head, tail = around.before, f"{around.after_frames}{sample.question}"
+            head, tail = before, f"{around.after_frames}{sample.question}"
         else:
-            head, tail = f"{around.before}{sample.question}{around.after_frames}", ""
-        labels = [f"Clip {i}: " if sample.clips else "" for i in range(1, len(counts) + 1)]
-        texts = [head + labels[0], *(around.after_frames + label for label in labels[1:])]
+            head, tail = f"{before}{sample.question}{around.after_frames}", ""
+        labels = [f"Clip {i}: " if sample.clips else "" for i in range(1, len(clips) + 1)]
+        between = [around.after_frames + label for label in labels[1:]]
+        return [head + labels[0], *between, tail + around.after_question]
+
+    def _frames(self, sample: Sample) -> _Prompt:
+        """A token a frame. Each text is encoded alone, as the released code does (D2VLM 1.4)."""
+        *texts, last = map(self._ids, self._texts(sample))
         prompt, index, frame = [], [], 0
-        for text, count in zip(texts, counts, strict=True):
-            words = self._ids(text)
+        for words, count in zip(texts, sample.clips or (len(sample.frames),), strict=True):
             prompt += [*words, *[self.frame_id] * count]
             index += [*[-1] * len(words), *range(frame, frame + count)]
             frame += count
-        words = self._ids(tail + around.after_question)
-        prompt, index = [*prompt, *words], [*index, *[-1] * len(words)]
-        return np.asarray(prompt, np.int32), np.asarray(index, np.int32)
+        prompt, index = [*prompt, *last], [*index, *[-1] * len(last)]
+        return _Prompt(ids=np.asarray(prompt, np.int32), visual_index=np.asarray(index, np.int32))
+
+    def _patches(self, sample: Sample, videos: PatchVideos) -> _Prompt:
+        """Videos with their times, and as many tokens as their patches make."""
+        if len(sample.sources):
+            raise InputError(
+                f"{sample.video}, {sample.question!r}: points at intervals, which only a model "
+                "with evidence heads understands"
+            )
+        *texts, last = self._texts(sample)
+        if not sample.frames.size:
+            return _Prompt(ids=_NONE, visual_index=_NONE)
+        cuts = np.cumsum(sample.clips or (len(sample.frames),))[:-1]
+        clips = zip(np.split(sample.frames, cuts), np.split(sample.seconds, cuts), strict=True)
+        shown = [videos.show(frames, seconds) for frames, seconds in clips]
+        said = [text + one.text for text, one in zip(texts, shown, strict=True)]
+        ids = np.asarray(self._ids("".join([*said, last])), np.int32)
+        counts = np.ones(len(ids), np.int64)
+        each = [count for one in shown for count in one.tokens]
+        places = np.flatnonzero(ids == self.video_id)
+        if len(places) != len(each):
+            raise InputError(
+                f"{sample.video}, {sample.question!r}: {patch_videos.MARKS[1]} in the question"
+            )
+        counts[places] = each
+        visual = np.repeat(ids == self.video_id, counts)
+        return _Prompt(
+            ids=np.repeat(ids, counts),
+            visual_index=np.where(visual, np.cumsum(visual) - 1, -1).astype(np.int32),
+            videos=Videos(by=videos, seen=tuple(one.seen for one in shown)),
+        )
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text up to the end token, `<evi>` and `</evi>` kept."""
@@ -214,19 +233,33 @@ def render(answer: str, spans: Float64[np.ndarray, "e 2"]) -> str:
     return "".join(words).replace(EVIDENCE_END, "").strip()
 
 
-def open_chat(config: DataConfig) -> Chat:
-    """The chat of a config. Raises what `load_chat` raises."""
+def open_chat(config: DataConfig, model: ModelConfig | None = None) -> Chat:
+    """The chat of a config; `model` has a say in how videos are shown to it.
+
+    Raises what `load_chat` raises.
+    """
+    videos, tower = None, None if model is None else model.tower
+    if isinstance(tower, QwenVisionConfig):
+        videos = patch_videos.of_config(tower, config)
     return load_chat(
         config.tokenizer,
         config.template,
         question_vocab=config.question_vocab,
         question_tokens=config.question_tokens,
+        system=config.system,
+        videos=videos,
     )
 
 
 @functools.cache
 def load_chat(
-    tokenizer: str, template: str, *, question_vocab: str = "", question_tokens: int = LONGEST
+    tokenizer: str,
+    template: str,
+    *,
+    question_vocab: str = "",
+    question_tokens: int = LONGEST,
+    system: str = "",
+    videos: PatchVideos | None = None,
 ) -> Chat:
     """Opens a tokenizer for a template.
 
@@ -234,9 +267,11 @@ def load_chat(
     this order, as the released code does (D2VLM 1.4).
 
     Args:
-        tokenizer: a folder in Hugging Face format, or "tiny". template: a name in `TEMPLATES`.
+        tokenizer: a folder in Hugging Face format, or "tiny", which is for every template.
+        template: a name in `TEMPLATES`.
         question_vocab: BERT's vocab.txt for a tower that reads the question, or "tiny"; "" without
             one. question_tokens: longest question in its pieces.
+        system, videos: of `Chat`.
 
     Raises:
         InputError: no such folder, template, special token or vocabulary.
@@ -251,10 +286,13 @@ def load_chat(
         loaded = Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust library raises plain Exception
         raise InputError(f"{path}: not a tokenizer of the tokenizers library ({error})") from error
-    known = (EVIDENCE, EVIDENCE_END, FRAME)
+    known = [EVIDENCE, EVIDENCE_END, FRAME]
+    if tokenizer == "tiny":
+        marks = [*TEMPLATES[template].marks, *(patch_videos.MARKS if videos else ())]
+        known += [token for token in marks if loaded.token_to_id(token) is None]
     loaded.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in known])
     pieces = None
     if question_vocab:
         vocab = _TINY / "vocab.txt" if question_vocab == "tiny" else Path(question_vocab)
         pieces = QuestionTokenizer(vocab, longest=question_tokens)
-    return Chat(loaded, TEMPLATES[template], pieces=pieces)
+    return Chat(loaded, TEMPLATES[template], pieces=pieces, videos=videos, system=system)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from tgvlm_jax.data.annotations import EVIDENCE, EVIDENCE_END, VIDEO
-from tgvlm_jax.data.chat import TEMPLATES
 from tgvlm_jax.data.games import COLORS, KINDS, OBJECTS, Episode, Event
+from tgvlm_jax.data.templates import TEMPLATES
 from tgvlm_jax.grounding import baselines
 from tgvlm_jax.grounding import spans as span_lib
 from tgvlm_jax.types import InputError
@@ -107,7 +107,7 @@ def _record(task: str, question: str, answer: str, **times: list[float]) -> dict
 def sentences() -> list[str]:
     """Every text that can be asked or answered, for a tokenizer."""
     names = [f"{color} {thing}" for color in COLORS for thing in (*OBJECTS, "door")]
-    found = [TEMPLATES["phi3"].before, *_LISTS, _REFER]
+    found = [TEMPLATES["phi3"].before(), *_LISTS, _REFER]
     for kind in KINDS:
         for name in names:
             if (kind == "open") <= name.endswith("door"):

@@ -5,6 +5,7 @@ its own; Qwen2.5-VL sees a video as one item, whose positions tell the time.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 from jaxtyping import Float64, UInt8
@@ -14,63 +15,93 @@ from tgvlm_jax.data.qwen_patches import PatchRule
 from tgvlm_jax.data.qwen_prompt import Bucket, Seen
 from tgvlm_jax.schema import DataConfig, ModelConfig, QwenVisionConfig
 
-START, PAD, END = "<|vision_start|>", "<|video_pad|>", "<|vision_end|>"
-_ITEM = f"{START}{PAD}{END}"
+MARKS = ("<|vision_start|>", "<|video_pad|>", "<|vision_end|>")
+"""Special tokens: the placeholder of visual tokens between two brackets."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shown:
-    """A video of a prompt: its text, with one `PAD` for each item of `seen`."""
+    """A video of a prompt.
+
+    Attributes:
+        text: with one placeholder for each item. tokens: that each item has.
+        seen: the patches.
+    """
 
     text: str
+    tokens: tuple[int, ...]
     seen: Seen
 
 
-def rule_of(tower: QwenVisionConfig, *, min_pixels: int, max_pixels: int) -> PatchRule:
-    """How a tower's videos are cut up, within these pixels a frame."""
-    return PatchRule(
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PatchVideos:
+    """How videos are shown to one tower; `rule` says how they are cut."""
+
+    tower: QwenVisionConfig
+    rule: PatchRule
+
+    def show(
+        self, frames: UInt8[np.ndarray, "f y x 3"], seconds: Float64[np.ndarray, "f"]
+    ) -> Shown:
+        """Scales frames and cuts them; `seconds` are what the model is told of time.
+
+        Raises:
+            InputError: no frames, or of a shape that no rule allows.
+        """
+        patched = qwen_patches.video_patches(frames, rule=self.rule)
+        item, stamps = "".join(MARKS), [""]
+        if self.tower.tokens_per_second:
+            step = float(np.diff(seconds).mean()) if len(seconds) > 1 else 1.0
+            items = (mrope.video_item(patched.grid, seconds=self.rule.temporal * step),)
+        else:
+            items = tuple(mrope.video_frames(patched.grid))
+            stamps = qwen_patches.frame_stamps(seconds, temporal=self.rule.temporal)
+        return Shown(
+            text="".join(stamp + item for stamp in stamps),
+            tokens=tuple(math.prod(one.grid) // self.rule.merge**2 for one in items),
+            seen=Seen(patched=patched, items=items),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Videos:
+    """The videos of a prompt, and how they were cut."""
+
+    by: PatchVideos
+    seen: tuple[Seen, ...]
+
+
+def of_config(tower: QwenVisionConfig, config: DataConfig) -> PatchVideos:
+    """A tower's videos within the pixels that a config allows a frame."""
+    least, most = config.min_pixels, config.max_pixels
+    rule = PatchRule(
         patch=tower.patch,
         temporal=tower.temporal,
         merge=tower.merge,
-        min_pixels=min_pixels,
-        max_pixels=max_pixels,
-        video_min_pixels=min_pixels,
-        video_max_pixels=max_pixels,
+        min_pixels=least,
+        max_pixels=most,
+        video_min_pixels=least,
+        video_max_pixels=most,
         window=tower.window,
         table_side=tower.table_side,
     )
-
-
-def show(
-    frames: UInt8[np.ndarray, "f y x 3"],
-    seconds: Float64[np.ndarray, "f"],
-    *,
-    tower: QwenVisionConfig,
-    rule: PatchRule,
-) -> Shown:
-    """Scales frames by the rule and cuts them; `seconds` are what the model is told of time.
-
-    Raises:
-        InputError: no frames, or of a shape that no rule allows.
-    """
-    patched = qwen_patches.video_patches(frames, rule=rule)
-    if not tower.tokens_per_second:
-        stamps = qwen_patches.frame_stamps(seconds, temporal=rule.temporal)
-        items = tuple(mrope.video_frames(patched.grid))
-        text = "".join(stamp + _ITEM for stamp in stamps)
-        return Shown(text=text, seen=Seen(patched=patched, items=items))
-    step = float(np.diff(seconds).mean()) if len(seconds) > 1 else 1.0
-    item = mrope.video_item(patched.grid, seconds=rule.temporal * step)
-    return Shown(text=_ITEM, seen=Seen(patched=patched, items=(item,)))
+    return PatchVideos(tower=tower, rule=rule)
 
 
 def bucket_of(tower: QwenVisionConfig, config: DataConfig) -> Bucket:
     """The one shape of all prompts of a run."""
     rows = config.patch_rows or -(-max(config.frames) // tower.temporal)
-    token = tower.merge**2
     pixels = max(config.max_pixels, int(1.05 * config.min_pixels))  # as `video_size` has it
+    token = tower.merge**2
     largest = pixels // tower.patch**2 // token * token
     return Bucket(length=config.prompt_tokens, rows=rows, slots=config.patch_slots or largest)
+
+
+def visual_rows(model: ModelConfig, config: DataConfig) -> tuple[int, ...]:
+    """What a mesh has to divide: frames of a sample, or the rows that its patches lie in."""
+    if isinstance(model.tower, QwenVisionConfig):
+        return (bucket_of(model.tower, config).rows,)
+    return config.frames
 
 
 def shown_size(
@@ -81,9 +112,9 @@ def shown_size(
     Raises:
         InputError: it sees none, or a side is over 200 times the other.
     """
-    if not isinstance(model.tower, QwenVisionConfig):
-        size = model.frame_size
-        assert size is not None, "of towers, only Qwen-VL's take frames of all sizes"
-        return size
-    rule = rule_of(model.tower, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
-    return qwen_patches.video_size(1, height, width, rule=rule)
+    if isinstance(model.tower, QwenVisionConfig):
+        rule = of_config(model.tower, config).rule
+        return qwen_patches.video_size(1, height, width, rule=rule)
+    size = model.frame_size
+    assert size is not None, "of towers, only Qwen-VL's take frames of all sizes"
+    return size

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from tgvlm_jax.data.chat import EVIDENCE, EVIDENCE_END, FRAME, TEMPLATES
+from tgvlm_jax.data.chat import EVIDENCE, EVIDENCE_END, FRAME
+from tgvlm_jax.data.templates import TEMPLATES
 from tgvlm_jax.schema import ANOMALY_KINDS
 
 VOCAB_SIZE = 512
@@ -111,7 +112,7 @@ def tiny_corpus() -> list[str]:
     """Every sentence of the tiny models' world, turn texts included."""
     from tgvlm_jax.data.pretext import sentences
 
-    return [TEMPLATES["phi3"].before, *sentences()]
+    return [TEMPLATES["phi3"].before(), *sentences()]
 
 
 def pretext_corpus() -> list[str]:

@@ -14,7 +14,8 @@ from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.data import answers
 from tgvlm_jax.data.annotated import AnnotatedVideos, Skipped
 from tgvlm_jax.data.chat import Chat
-from tgvlm_jax.data.pipeline import collate, without_pixels
+from tgvlm_jax.data.collate import collate
+from tgvlm_jax.data.pipeline import without_pixels
 from tgvlm_jax.data.sources import Source, open_source
 from tgvlm_jax.evaluation import temporal
 from tgvlm_jax.grounding import spans as span_lib

@@ -18,7 +18,9 @@ from jax.sharding import Mesh
 from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.data.annotated import SKIPPED, AnnotatedVideos
 from tgvlm_jax.data.chat import Chat, open_chat
-from tgvlm_jax.data.pipeline import Batches, BatchMaker, round_up
+from tgvlm_jax.data.collate import round_up
+from tgvlm_jax.data.patch_videos import visual_rows
+from tgvlm_jax.data.pipeline import Batches, BatchMaker
 from tgvlm_jax.data.sources import open_source
 from tgvlm_jax.models import flops, parameters
 from tgvlm_jax.models.parameters import Params
@@ -122,11 +124,11 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
             longer a number.
         Preempted: SIGTERM came and the state was saved.
     """
-    chat = open_chat(experiment.data)
+    chat = open_chat(experiment.data, experiment.model)
     check(experiment, chat)
     mesh = mesh_lib.make(experiment.mesh)
     micro = experiment.data.batch_size // experiment.train.accumulate
-    frames = experiment.data.frames
+    frames = visual_rows(experiment.model, experiment.data)
     mesh_lib.check(experiment.model, mesh, batch_size=micro, frames=frames)
     closing = contextlib.closing
     with _Sigterm() as sigterm, mesh_lib.use(mesh), closing(batches(experiment, chat)) as data:

@@ -19,8 +19,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tgvlm_jax import mesh as mesh_lib
-from tgvlm_jax.data.patch_videos import bucket_of
-from tgvlm_jax.data.pipeline import round_up
+from tgvlm_jax.data.collate import round_up
+from tgvlm_jax.data.patch_videos import bucket_of, visual_rows
 from tgvlm_jax.models import parameters
 from tgvlm_jax.schema import DataConfig, Experiment, FpoConfig, FrameEncoderConfig, QwenVisionConfig
 from tgvlm_jax.train import optim, state
@@ -89,7 +89,9 @@ def plan(experiment: Experiment, topology: str, *, sizes: Sizes) -> Plan:
     devices = _devices(topology)
     mesh = mesh_lib.make(experiment.mesh, devices)
     micro = experiment.data.batch_size // experiment.train.accumulate
-    mesh_lib.check(experiment.model, mesh, batch_size=micro, frames=(sizes.frames,))
+    data = dataclasses.replace(experiment.data, frames=(sizes.frames,))
+    frames = visual_rows(experiment.model, data)
+    mesh_lib.check(experiment.model, mesh, batch_size=micro, frames=frames)
     mesh = mesh or _single(devices)
     began = time.monotonic()
     with mesh_lib.use(mesh):
