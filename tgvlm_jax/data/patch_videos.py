@@ -90,11 +90,16 @@ def of_config(tower: QwenVisionConfig, config: DataConfig) -> PatchVideos:
 
 def bucket_of(tower: QwenVisionConfig, config: DataConfig) -> Bucket:
     """The one shape of all prompts of a run."""
-    rows = config.patch_rows or -(-max(config.frames) // tower.temporal)
+    longest, cuts = max(config.frames), config.jigsaw_clips if "jigsaw" in config.tasks else ()
+    needed = max(clips * -(-longest // (clips * tower.temporal)) for clips in (1, *cuts))
     pixels = max(config.max_pixels, int(1.05 * config.min_pixels))  # as `video_size` has it
     token = tower.merge**2
     largest = pixels // tower.patch**2 // token * token
-    return Bucket(length=config.prompt_tokens, rows=rows, slots=config.patch_slots or largest)
+    return Bucket(
+        length=config.prompt_tokens,
+        rows=config.patch_rows or needed,
+        slots=config.patch_slots or largest,
+    )
 
 
 def visual_rows(model: ModelConfig, config: DataConfig) -> tuple[int, ...]:

@@ -129,7 +129,7 @@ class PretextTasks:
 
     def _draw(self, index: int, rng: np.random.Generator) -> tuple[str, str]:
         """Task and variant."""
-        tasks = tuple(self._variants)
+        tasks = self.config.tasks
         if self.training:
             task = tasks[int(rng.integers(len(tasks)))]
             turn = int(rng.integers(len(self._variants[task])))

@@ -60,7 +60,7 @@ class DataConfig:
         kinds: anomalies to ground, among `ANOMALY_KINDS`; with `tasks` among `PRETEXT_KINDS`, of
             which "slow" and "fast" want strides of 2 and more.
         tasks: pretext tasks that are answered in plain text (VideoSSR 3.1), among `PRETEXT_TASKS`,
-            alike often; none makes anomaly grounding by evidence.
+            alike often, twice as often if named twice; none makes anomaly grounding by evidence.
         counting: how many shapes there are to count. jigsaw_clips: into how many clips a video is
             cut to be put in order, drawn from these.
         train_span, eval_span: the parts of every video, as fractions of its duration, that

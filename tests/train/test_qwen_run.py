@@ -1,0 +1,66 @@
+"""Qwen-VL models learn from shards and answer about them, through the same loop as any other."""
+
+import dataclasses
+import math
+import pathlib
+
+import numpy as np
+import pytest
+
+from tgvlm_jax.config import freeze, load
+from tgvlm_jax.data.chat import open_chat
+from tgvlm_jax.evaluation import runner
+from tgvlm_jax.models import presets
+from tgvlm_jax.schema import Experiment
+from tgvlm_jax.train import loop
+from tgvlm_jax.train.metrics import read_metrics
+
+CONFIG = pathlib.Path(__file__).resolve().parent.parent.parent / "configs" / "videossr_grpo.py"
+# The twin of the config, and the same world for Qwen2.5-VL.
+FAMILIES = {"qwen3": presets.QWEN3_VL_TINY, "qwen2": presets.QWEN2_5_VL_TINY}
+
+
+@pytest.fixture(scope="module", params=["qwen3", pytest.param("qwen2", marks=pytest.mark.slow)])
+def run(request, shards, tmp_path_factory):
+    """Two steps on a clip whose frames are of 24 x 32 pixels."""
+    config = load(f"{CONFIG}:tiny,sft,steps=2")
+    config.data.shards = str(shards)
+    config.data.template = request.param
+    config.data.fps = 8.0
+    config.data.batch_size = 2
+    config.data.strides = (1,)
+    config.data.train_span = config.data.eval_span = (0.0, 1.0)
+    config.data.min_pixels = config.data.max_pixels = 16 * 24
+    config.data.threads = 1
+    config.train.log_every = 1
+    config.evaluation.batch_size = 2
+    config.evaluation.max_tokens = 4
+    model = FAMILIES[request.param]
+    experiment = dataclasses.replace(freeze(config, Experiment), model=model)
+    workdir = tmp_path_factory.mktemp(request.param)
+    return experiment, workdir, loop.train(experiment, workdir).params
+
+
+def test_it_learns_and_compiles_once(run):
+    _, workdir, params = run
+    records = read_metrics(workdir / "metrics.jsonl")
+    assert [record["step"] for record in records] == [1, 2]
+    assert all(math.isfinite(record["loss"]) for record in records)
+    assert [record["compiles"] for record in records] == [records[0]["compiles"]] * 2
+    # The tower learns, too: its biases begin at zero.
+    biases = [name for name in params if name.startswith("tower.") and name.endswith("bias")]
+    assert len(biases) > 3
+    assert all(np.any(params[name]) for name in biases)
+
+
+def test_it_answers(run):
+    experiment, _, params = run
+    chat = open_chat(experiment.data, experiment.model)
+    clips = runner.held_out_samples(experiment)[:3]
+    found = runner.answer(params, clips, experiment=experiment, chat=chat)
+    assert [one.sample.kind for one in found] == [clip.kind for clip in clips]
+    assert {one.sample.kind.split("/")[0] for one in found} == {"grounding", "jigsaw"}
+    for one in found:
+        assert one.raw == one.text
+        assert one.iou is None
+        assert one.spans.shape == (0, 2)
