@@ -30,13 +30,26 @@ def real(experiment):
     return collate(made, encoded, config=config, pad_id=chat.pad_id)
 
 
-@pytest.mark.parametrize("name", ["d2vlm_sft.py:tiny", "d2vlm_fpo.py:tiny", "tiny.py:frames=8"])
+PLANNED = (
+    "d2vlm_sft.py:tiny",
+    "d2vlm_fpo.py:tiny",
+    "tiny.py:frames=8",
+    "videossr_grpo.py:tiny,sft",
+)
+
+
+@pytest.mark.parametrize("name", PLANNED)
 def test_the_planned_batch_is_the_real_one(name):
     experiment = freeze(load(f"{CONFIGS / name}"), Experiment)
     experiment = dataclasses.replace(
         experiment,
         data=dataclasses.replace(
-            experiment.data, batch_size=2, prompt_bucket=128, question_bucket=64, response_bucket=64
+            experiment.data,
+            batch_size=2,
+            frames=(8,),
+            prompt_bucket=128,
+            question_bucket=64,
+            response_bucket=64,
         ),
     )
     mesh = mesh_lib.make(MeshConfig(fsdp=2))
