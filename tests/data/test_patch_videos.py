@@ -30,11 +30,10 @@ PAIR = "<|vision_start|>" + "<|video_pad|>" * 6 + "<|vision_end|>"
 
 def film(count, *, clips=(), rate=2.0, size=(20, 30), **more):
     rng = np.random.default_rng(count)
-    each = clips or (count,)
     return dataclasses.replace(
         sample(frames=count, spans=0, answer="3-5", **more),
         frames=rng.integers(0, 256, (count, *size, 3), np.uint8),
-        seconds=np.concatenate([np.arange(n) / rate for n in each]),
+        seconds=np.arange(count) / rate,
         clips=clips,
     )
 

@@ -167,7 +167,10 @@ class Chat:
         if not sample.frames.size:
             return _Prompt(ids=_NONE, visual_index=_NONE)
         cuts = np.cumsum(sample.clips or (len(sample.frames),))[:-1]
-        clips = zip(np.split(sample.frames, cuts), np.split(sample.seconds, cuts), strict=True)
+        times = np.split(sample.seconds, cuts)
+        if sample.clips:  # each is a video of its own, from its start
+            times = [seconds - seconds[0] for seconds in times]
+        clips = zip(np.split(sample.frames, cuts), times, strict=True)
         shown = [videos.show(frames, seconds) for frames, seconds in clips]
         said = [text + one.text for text, one in zip(texts, shown, strict=True)]
         ids = np.asarray(self._ids("".join([*said, last])), np.int32)
