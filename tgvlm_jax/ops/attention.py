@@ -168,13 +168,13 @@ def causal_mask(
 
 
 def earlier_mask(
-    filled: Bool[Array, "b s"], after: Int[Array, "t"], *, window: int = 0
+    filled: Bool[Array, "b s"], after: Int[Array, "*#b t"], *, window: int = 0
 ) -> Bool[Array, "b #t s"]:
     """Which slots of an earlier pass are seen by the tokens that follow it.
 
     Args:
         filled: slots of the earlier pass that hold something, from the first on.
-        after: how many of its own pass's tokens stand before each token.
+        after: how many of its own pass's tokens stand before each token, for all rows or each.
         window: as in `causal_mask`.
     """
     if not window:

@@ -15,9 +15,11 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from tgvlm_jax import mesh
 from tgvlm_jax.grounding.targets import bernoulli_log_probs
+from tgvlm_jax.models.decoder import Block
 from tgvlm_jax.models.evidence import Evidence, span_means
 from tgvlm_jax.models.parameters import Blueprint, Params
 from tgvlm_jax.models.vlm import Bank, PromptState, VideoLanguageModel, for_answers
@@ -93,7 +95,7 @@ def generate(
     model = blueprint.build(params)
     read = for_answers(model.prefill(prompt), samples)
     layers = model.config.decoder.layers
-    settings = _Settings(
+    settings = Settings(
         evidence_id=evidence_id, sampling=sampling, key=key, sample_spans=sample_spans
     )
     used = None
@@ -101,20 +103,20 @@ def generate(
         used = used_tokens(prompt, evidence_id, size=model.config.decoder.vocab_size)
         used = mesh.repeat(used, samples)
     start = _start(read, used, max_tokens, pad_id, settings, layers=layers)
-    prompt_kv = [jax.tree.map(lambda x, i=i: x[i], read.earlier.kv) for i in range(layers)]
-    blocks, head = model.decoder.unstacked(), model.decoder.head()
+    weights, head = unstack(model, read), model.decoder.head()
 
     def step(loop):
         i = loop["index"]
         logits = model.decoder.logits(loop["final"], head=head)[:, 0]
-        drawn = _draw(model, read, logits, loop, settings)
+        drawn = draw(model, read, logits, loop, settings)
         token = jnp.where(loop["done"], pad_id, drawn.tokens[:, 0])[:, None]
         drawn = dataclasses.replace(drawn, tokens=token, mask=~loop["done"][:, None])
         x = model.decoder.embed(token)
         if drawn.grounding is not None:
             event = span_means(read.bank.states, drawn.grounding.spans, read.bank.mask)
             x = x + jnp.where((token == evidence_id)[..., None], event, 0)
-        states = _decode(model, blocks, read, prompt_kv, loop["cache"], x, i)
+        ages = jnp.full_like(read.earlier.mask[:, 0], i, jnp.int32)
+        states = decode(model, weights, read, loop["cache"], x, index=i, ages=ages)
         return {
             "index": i + 1,
             "out": _write(loop["out"], drawn, i),
@@ -134,7 +136,7 @@ def _start(
     used: jax.Array | None,
     length: int,
     pad_id: int | jax.Array,
-    settings: "_Settings",
+    settings: "Settings",
     *,
     layers: int,
 ) -> dict[str, Any]:
@@ -146,26 +148,31 @@ def _start(
         "used": used,
         "final": read.final,
         "query": read.query,
-        "cache": [_empty(read, layer, length) for layer in range(layers)],
+        "cache": [empty_cache(read, layer, length) for layer in range(layers)],
     }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Settings:
+class Settings:
+    """How tokens and frames are drawn; as in `generate`."""
+
     evidence_id: int | jax.Array
     sampling: SamplingConfig
     key: jax.Array | None
     sample_spans: bool
 
 
-def _draw(
+def draw(
     model: VideoLanguageModel,
     read: PromptState,
     logits: jax.Array,
     loop: dict[str, Any],
-    settings: _Settings,
+    settings: Settings,
 ) -> Generation:
-    """The next token of every row, and what it would point at if it is `<evi>`."""
+    """The next token of every row, and what it would point at if it is `<evi>`.
+
+    Of `loop` the entries "index", "used" and "query" count.
+    """
     sampling, own, spans_key = settings.sampling, None, None
     if settings.key is not None:
         own, spans_key = jax.random.split(jax.random.fold_in(settings.key, loop["index"]))
@@ -198,7 +205,7 @@ def _ground(heads: Evidence, bank: Bank, query: jax.Array, key: jax.Array | None
 
 
 def _blank(
-    read: PromptState, length: int, pad_id: int | jax.Array, settings: _Settings
+    read: PromptState, length: int, pad_id: int | jax.Array, settings: Settings
 ) -> Generation:
     """Room for what is generated."""
     batch, grounding = read.next_position.shape[0], None
@@ -223,32 +230,56 @@ def _blank(
     )
 
 
-def _decode(
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unstacked:
+    """What a decoding loop reads at every token, layer by layer: weights, and prompts' keys."""
+
+    blocks: list[Block]
+    prompt: list[KeyValues]
+
+
+def unstack(model: VideoLanguageModel, read: PromptState) -> Unstacked:
+    """Taken apart once, before a loop."""
+    layers = range(model.config.decoder.layers)
+    prompt = [jax.tree.map(lambda x, i=i: x[i], read.earlier.kv) for i in layers]
+    return Unstacked(blocks=model.decoder.unstacked(), prompt=prompt)
+
+
+def decode(
     model: VideoLanguageModel,
-    blocks: list,
+    weights: Unstacked,
     read: PromptState,
-    prompt_kv: list[KeyValues],
     cache: list[KeyValues],
-    x: jax.Array,
-    index: jax.Array,
+    x: Float[Array, "b 1 d"],
+    *,
+    index: Int[Array, ""],
+    ages: Int[Array, "_b"],
 ) -> dict[str, Any]:
-    """One token through all layers, against the shared prompt and the row's own cache."""
+    """One token through all layers, against the shared prompt and the row's own cache.
+
+    The cache is a ring: the token is written at `index`, and as many slots behind it are seen as
+    the answers to a prompt have tokens, `ages`.
+    """
     length, window = cache[0].k.shape[2], model.config.decoder.sliding_window
-    ahead = index - jnp.arange(length, dtype=jnp.int32)
-    seen = (ahead >= 0) & (ahead < window if window else True)
-    own_mask = jnp.broadcast_to(seen, (x.shape[0], 1, length))
-    masks = (earlier_mask(read.earlier.mask, index[None], window=window), own_mask)
-    turn = model.decoder.rotation((read.next_position + index)[:, None])
-    new_cache, query = [], x
-    for number, (block, kv, own) in enumerate(zip(blocks, prompt_kv, cache, strict=True)):
-        if number == len(blocks) - 1:
+    behind = (index - jnp.arange(length, dtype=jnp.int32)) % length
+    samples = len(x) // len(ages)
+    own = mesh.repeat(ages, samples) if samples > 1 else ages
+    own_mask = (behind <= own[:, None])[:, None]
+    if window:
+        own_mask &= behind < window
+    masks = (earlier_mask(read.earlier.mask, ages[:, None], window=window), own_mask)
+    turn = model.decoder.rotation((read.next_position + own)[:, None])
+    new_cache, query, slot = [], x, index % length
+    layers = zip(weights.blocks, weights.prompt, cache, strict=True)
+    for number, (block, kv, earlier) in enumerate(layers):
+        if number == len(cache) - 1:
             query = x
-        x, own = block(x, turn=turn, stretches=(kv,), masks=masks, cache=own, index=index)
-        new_cache.append(own)
+        x, kept = block(x, turn=turn, stretches=(kv,), masks=masks, cache=earlier, index=slot)
+        new_cache.append(kept)
     return {"final": x, "query": query, "cache": new_cache}
 
 
-def _empty(read: PromptState, layer: int, length: int) -> KeyValues:
+def empty_cache(read: PromptState, layer: int, length: int) -> KeyValues:
     """A cache for `length` new tokens of every answer, laid out like one layer of the prompt's."""
     count = len(read.next_position) // len(read.earlier.mask)
 
