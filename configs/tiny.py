@@ -5,23 +5,41 @@
     tgvlm train --config configs/tiny.py:fpo --config.data.shards=runs/shards \
         --config.train.init_from=runs/sft --workdir runs/fpo
 
+    tgvlm train --config configs/tiny.py:grpo --config.data.shards=runs/shards \
+        --config.train.init_from=runs/fpo --workdir runs/grpo
+
 Arguments after a colon: `steps=N` (0: as many as the stage takes), `frames=N` (frames of a clip),
-`fpo` (preferences, from a run without).
+`fpo` (preferences, from a run without) or `grpo` (rewards, from either).
 """
 
 from tgvlm_jax.config import parse_arg, to_config_dict
-from tgvlm_jax.schema import Experiment, FpoConfig, PerturbationConfig
+from tgvlm_jax.schema import (
+    Experiment,
+    FpoConfig,
+    GrpoConfig,
+    PerturbationConfig,
+    PolicyConfig,
+)
 
 
 def get_config(arg: str | None = None):
     """The experiments of `tgvlm demo`."""
-    args = parse_arg(arg, steps=0, frames=32, fpo=False)
+    args = parse_arg(arg, steps=0, frames=32, fpo=False, grpo=False)
     objective = Experiment().objective
     if args.fpo:
         # Times alone are made worse: what is asked and answered says which anomaly it is.
         # The supervised terms, which are learned by now, count less than the preference.
         worse = PerturbationConfig(kinds=("shift",))
         objective = FpoConfig(perturbation=worse, supervised=0.1)
+    if args.grpo:
+        # The reward is how well the evidence fits; words and frames each learn from it.
+        objective = GrpoConfig(
+            reward="grounding",
+            num_generations=8,
+            max_tokens=24,
+            spans=1.0,
+            policy=PolicyConfig(aggregation="sequence_mean"),
+        )
     config = to_config_dict(Experiment(name="tiny", objective=objective))
 
     config.model.unroll = 4
@@ -46,6 +64,12 @@ def get_config(arg: str | None = None):
         config.optim.lr = 1e-3
         config.optim.warmup_steps = 5
         config.train.steps = args.steps or 100
+
+    if args.grpo:
+        config.seed = 2000
+        config.optim.lr = 5e-4
+        config.optim.warmup_steps = 5
+        config.train.steps = args.steps or 60
 
     config.train.checkpoint_every = 100
     config.train.log_every = 20

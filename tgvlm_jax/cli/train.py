@@ -42,7 +42,21 @@ def main(flags: absl_flags.FlagValues) -> int:
     except loop.Preempted as stop:
         print(stop)
         return SIGTERM_STATUS
+    look(Path(flags.workdir))
     done = f"{trained.ran} steps" if trained.ran else "nothing left to do"
     done += f", {trained.skipped} records left out (skipped.jsonl)" if trained.skipped else ""
     print(f"{flags.workdir}: {done}; now: tgvlm eval --checkpoint {flags.workdir}")
     return 0
+
+
+def look(workdir: Path) -> None:
+    """Makes a page of a run's sampled answers, where it has some."""
+    from tgvlm_jax.report.rollouts import write_rollouts
+    from tgvlm_jax.train import metrics, transcript
+
+    groups = transcript.read(workdir / transcript.NAME)
+    if not groups:
+        return
+    log, path = metrics.read_metrics(workdir / "metrics.jsonl"), workdir / "rollouts.html"
+    write_rollouts(path, groups, metrics=log, title=workdir.name or "rollouts")
+    print(f"look:  {path}")

@@ -1,0 +1,33 @@
+"""The page of sampled answers."""
+
+from tgvlm_jax.report.rollouts import write_rollouts
+
+GROUP = {
+    "step": 20,
+    "kind": "counting/easy",
+    "video": "a<b",
+    "question": "How many?",
+    "truth": "1,2,3",
+    "answers": [{"text": "1,1,1", "reward": 0.5}, {"text": "", "reward": None}],
+    "failures": ["counting/easy, a<b: KeyError: 'x'"],
+}
+
+
+def test_the_newest_group_comes_first_and_everything_is_escaped(tmp_path):
+    metrics = [{"step": i, "loss": 0.0, "reward": i / 10} for i in range(1, 5)]
+    old = GROUP | {"step": 10, "failures": []}
+    write_rollouts(tmp_path / "x.html", [old, GROUP], metrics=metrics, title="A & B")
+    text = (tmp_path / "x.html").read_text()
+    assert text.index("Step 20") < text.index("Step 10")
+    assert "A &amp; B" in text
+    assert "a&lt;b" in text
+    assert "a<b" not in text
+    assert "KeyError" in text
+    assert text.count("<td>0.500</td>") == 2
+    assert text.count("<td>failed</td>") == 2
+    assert text.count("<svg") == 1  # of the reward; nothing else was logged
+
+
+def test_a_run_without_rollouts_has_a_page_too(tmp_path):
+    write_rollouts(tmp_path / "x.html", [], metrics=[], title="nothing")
+    assert "nothing" in (tmp_path / "x.html").read_text()
