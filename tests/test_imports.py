@@ -41,7 +41,8 @@ SEES["__init__"] = set()
 EXCEPTIONS = {
     # Metrics are pure; the runner is what brings a model and data to them.
     "evaluation/runner.py": BASE | {"data", "models", "ops", "rollout"},
-    # The benchmark of a training task: its parsers and blind answers are those of the reward.
+    # Scores of training tasks: their parsers and blind answers are those of the reward.
+    "evaluation/pretext.py": {"rewards"},
     "evaluation/viubench.py": {"rewards"},
 }
 

@@ -64,3 +64,17 @@ def test_what_is_refused(world, fails, tgvlm, tmp_path):
     asked = "eval --benchmark viubench --annotations {path} --checkpoint {run} --videos {out}"
     path = tmp_path / "questions.json"
     assert "ask by tgvlm viubench" in fails(asked, out=tmp_path, path=path)
+
+
+def test_held_out_pretext_tasks_are_scored_by_their_rewards(world, config, tgvlm, tmp_path):
+    tasks = "--config.data.tasks=('grounding','counting','jigsaw')"
+    said = tgvlm("eval", *config, tasks, "--checkpoint", world.run, "--workdir", tmp_path)
+    assert said.status == 0, said.err
+    figures = json.loads((tmp_path / "metrics.json").read_text())
+    assert list(figures["tasks"]) == ["grounding", "counting", "jigsaw"]
+    assert figures["tasks"]["counting"]["questions"] == 2
+    assert "blind: constant" in said.out
+    assert "counting/easy" in (tmp_path / "report.html").read_text()
+    answers = (tmp_path / "answers.jsonl").read_text().splitlines()
+    assert len(answers) == 6
+    assert json.loads(answers[2])["kind"] == "jigsaw/6"

@@ -120,9 +120,13 @@ def _answer_batch(
 
 
 def written(raw: str, mentions: Float64[np.ndarray, "m 2"]) -> str:
-    """The text that scorers read: each `<evi>` as "start - end " in whole seconds (D2VLM 1.7)."""
+    """The text that scorers read: each `<evi>` as "start - end " in whole seconds (D2VLM 1.7).
+
+    A model without evidence heads may write one that has no times; it is left out.
+    """
     first, *rest = raw.split(EVIDENCE)
     times = [format_span(span, "frames") for span in mentions]
+    times += [""] * (len(rest) - len(times))
     return first + "".join(time + part for time, part in zip(times, rest, strict=True))
 
 

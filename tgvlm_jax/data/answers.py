@@ -48,7 +48,7 @@ def read(
     ids = ids[: ids.index(chat.end_id)] if chat.end_id in ids else ids
     raw = chat.decode(ids)
     places = np.flatnonzero(np.asarray(ids) == chat.evidence_id)
-    if frames is None or sample.clips:  # times of clips out of order say nothing
+    if frames is None:
         frames, places = np.zeros((0, 2), np.int64), places[:0]
     seconds = _seconds(frames[places], sample, config)
     spoken = max(0, len(places) - _mentions(raw))
