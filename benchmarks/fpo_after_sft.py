@@ -38,7 +38,7 @@ def main() -> None:
     for seed in range(options.seeds):
         finished = options.demo / f"seed{seed}"
         one = dataclasses.replace(first, seed=seed)
-        fpo = demo_run.preference_stage(one, finished)
+        fpo = demo_run.later_stage(one, "fpo", start=finished)
         assert isinstance(fpo.objective, FpoConfig)
         more = dataclasses.replace(fpo, objective=SftConfig())
         ways = {"SFT": (one, finished), "FPO": (fpo, options.demo / f"seed{seed}-fpo")}

@@ -9,7 +9,7 @@ from tests.cli import small_config
 from tests.data.bad_videos import BIKES
 from tgvlm_jax.cli import demo_run
 
-STEPS = [f"[{number}/5" for number in range(1, 6)]
+STEPS = [f"[{number}/6" for number in range(1, 7)]
 
 
 @pytest.fixture
@@ -27,10 +27,10 @@ def test_demo(demo, tgvlm, tmp_path):
     assert "supervised fine-tuning: 0.0 M parameters, 60 steps" in said.out
     assert "worse answers: 0.0 M parameters, 11 steps" in said.out
     assert {path.name for path in folder.iterdir()} == {
-        "shards", "seed0", "seed0-fpo", "metrics.json", "report.html", "example.mp4"
+        "shards", "seed0", "seed0-fpo", "seed0-grpo", "metrics.json", "report.html", "example.mp4"
     }  # fmt: skip
     found = json.loads((folder / "metrics.json").read_text())
-    for stage, scores in (("sft", found["sft"]), ("fpo", found["held_out"])):
+    for stage, scores in (("sft", found["sft"]), ("grpo", found["held_out"])):
         mean = scores["mean_iou"]
         assert found["seeds"][stage] == {"mean_iou": [mean], "mean": mean, "std": 0.0}
     assert "starts from" in said.out
@@ -58,6 +58,7 @@ def test_demo_again_and_anew(demo, tmp_path):
     assert again.out.count("step 60/60") == 1  # of the second model
     assert "\nSFT: mIoU over 2 seeds: " in again.out
     assert "\nFPO: mIoU over 2 seeds: " in again.out
+    assert "\nGRPO: mIoU over 2 seeds: " in again.out
     both = json.loads((folder / "metrics.json").read_text())
     assert both["held_out"] == found["held_out"]
     for stage in ("sft", "fpo"):

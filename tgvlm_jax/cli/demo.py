@@ -7,7 +7,8 @@
 
 In one run: shard the film that comes with the library, make questions about its first two thirds
 (something is wrong with the picture for a while: when?), train a small model from scratch, teach it
-to prefer good answers to worse ones, and ask it about the last third, which training never saw.
+to prefer good answers to worse ones, reward answers of its own, and ask it about the last third,
+which training never saw.
 Open report.html in a browser at the end. A run that was stopped continues; a finished one is only
 evaluated again.
 """

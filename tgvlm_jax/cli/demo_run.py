@@ -28,15 +28,22 @@ from tgvlm_jax.types import InputError
 FILM = Path(str(importlib.resources.files("tgvlm_jax") / "assets" / "big_buck_bunny.mp4"))
 _CONFIG = Path(__file__).parents[2] / "configs" / "tiny.py"
 _STORED = (72, 128)  # pixels of the frames in the shards
-STAGES = {"SFT": "supervised fine-tuning", "FPO": "preferences between good and worse answers"}
+STAGES = {
+    "SFT": "supervised fine-tuning",
+    "FPO": "preferences between good and worse answers",
+    "GRPO": "rewards for answers of its own",
+}
+_LAST = list(STAGES)[-1]
+_STEPS = 3 + len(STAGES)
 
 
 def run(
     workdir: Path, *, seeds: int = 1, fresh: bool = False, config: ConfigDict | None = None
 ) -> HeldOut:
-    """Shards, trains in two stages, evaluates and reports; returns what the first model says.
+    """Shards, trains in three stages, evaluates and reports; returns what the first model says.
 
-    The stages are supervised fine-tuning from scratch (SFT), and preferences from there (FPO).
+    The stages are supervised fine-tuning from scratch (SFT), preferences from there (FPO), and
+    rewards for sampled answers from there (GRPO).
 
     Raises:
         InputError: the workdir cannot be written or holds a run of another config.
@@ -51,10 +58,10 @@ def run(
         for folder, one in stages.items():
             _check_earlier(workdir / folder, one)
     say = _Narrator()
-    say("1/5", "the film becomes frame shards")
+    say(1, "the film becomes frame shards")
     shard_film(experiment)
 
-    say("2/5", "before training: held-out questions to a model that knows nothing")
+    say(2, "before training: held-out questions to a model that knows nothing")
     chat = open_chat(experiment.data, experiment.model)
     untrained = parameters.init(experiment.model, jax.random.key(experiment.seed))
     before = evaluate(untrained, experiment=experiment, chat=chat)
@@ -66,7 +73,7 @@ def run(
         of = f", model {number} of {seeds}" if seeds > 1 else ""
         for step, (stage, (folder, one)) in enumerate(zip(STAGES, stages.items(), strict=True), 3):
             steps = f"{size / 1e6:.1f} M parameters, {one.train.steps} steps{of}"
-            say(f"{step}/5", f"{STAGES[stage]}: {steps}")
+            say(step, f"{STAGES[stage]}: {steps}")
             start = time.monotonic()
             trained = loop.train(one, workdir / folder)
             if not trained.ran:
@@ -74,9 +81,9 @@ def run(
             seconds.append(time.monotonic() - start)
             found[stage].append(evaluate(trained.params, experiment=one, chat=chat))
 
-    say("5/5", "after training: the same questions")
+    say(_STEPS, "after training: the same questions")
     _report(workdir, found, before, experiment, size=size, seconds=sum(seconds[: len(STAGES)]))
-    clip, last = workdir / "example.mp4", found["FPO"][0]
+    clip, last = workdir / "example.mp4", found[_LAST][0]
     asked = write_example(clip, last.answered)
     print(f"{time.monotonic() - began:.0f} s in all")
     print(f"\nlook:  {workdir / 'report.html'}")
@@ -89,18 +96,20 @@ def _stages(first: Experiment, workdir: Path, *, seed: int) -> dict[str, Experim
     """The stages of one model, by the folders that they run in."""
     name = f"seed{seed}"
     one = dataclasses.replace(first, seed=seed)
-    return {name: one, f"{name}-fpo": preference_stage(one, workdir / name)}
+    preferences = later_stage(one, "fpo", start=workdir / name)
+    rewards = later_stage(one, "grpo", start=workdir / f"{name}-fpo")
+    return {name: one, f"{name}-fpo": preferences, f"{name}-grpo": rewards}
 
 
-def preference_stage(first: Experiment, finished: Path) -> Experiment:
-    """What follows `first`, which has finished in a folder: configs/tiny.py:fpo on its model.
+def later_stage(first: Experiment, stage: str, *, start: Path) -> Experiment:
+    """What follows `first`: configs/tiny.py:STAGE on the model of a finished run.
 
     It has as large a share of the steps as in that file, and other clips of the same film.
     """
     whole = freeze(load(str(_CONFIG)), Experiment).train.steps
-    config = freeze(load(f"{_CONFIG}:fpo"), Experiment)
+    config = freeze(load(f"{_CONFIG}:{stage}"), Experiment)
     steps = max(1, round(config.train.steps * first.train.steps / whole))
-    train = dataclasses.replace(config.train, steps=steps, init_from=str(finished))
+    train = dataclasses.replace(config.train, steps=steps, init_from=str(start))
     return dataclasses.replace(
         first,
         seed=first.seed + config.seed,
@@ -125,8 +134,8 @@ class _Narrator:
     def __init__(self):
         self.began = time.monotonic()
 
-    def __call__(self, step: str, text: str) -> None:
-        print(f"\n[{step}  {time.monotonic() - self.began:4.0f} s]  {text}", flush=True)
+    def __call__(self, step: int, text: str) -> None:
+        print(f"\n[{step}/{_STEPS}  {time.monotonic() - self.began:4.0f} s]  {text}", flush=True)
 
 
 def load_experiment(config: ConfigDict | None = None, *, shards: Path) -> Experiment:
@@ -174,18 +183,18 @@ def _report(
     size: int,
     seconds: float,
 ) -> None:
-    last = found["FPO"][0]
+    last = found[_LAST][0]
     trained = {f"after {stage}": each[0].scores for stage, each in found.items()}
     rows = {**trained, "before training": before.scores, **last.blind}
     print(session.table(rows, title="held-out clips"))
-    print(f"\n{session.table(last.kinds, title='by kind, after FPO')}\n")
+    print(f"\n{session.table(last.kinds, title=f'by kind, after {_LAST}')}\n")
     means = {name: np.array([x.scores.mean_iou for x in each]) for name, each in found.items()}
-    if len(means["FPO"]) > 1:
+    if len(means[_LAST]) > 1:
         for name, each in means.items():
             listed = ", ".join(f"{mean:.3f}" for mean in each)
             spread = f"{each.mean():.3f} ± {each.std():.3f} ({listed})"
             print(f"{name}: mIoU over {len(each)} seeds: {spread}")
-    mean = means["FPO"].mean()
+    mean = means[_LAST].mean()
     print(f"{mean / last.best_blind:.1f} x the best blind answer ({last.best_blind:.3f})")
     minutes = f" in {seconds / 60:.1f} minutes" if seconds > 20 else ""
     folder = workdir / f"seed{experiment.seed}"
@@ -194,17 +203,17 @@ def _report(
         last,
         experiment=experiment,
         run=folder,
-        before={"before training": before.scores, "after SFT": found["SFT"][0].scores},
-        spread=float(means["FPO"].std()) if len(means["FPO"]) > 1 else None,
+        before={"before training": before.scores, **dict(list(trained.items())[:-1])},
+        spread=float(means[_LAST].std()) if len(means[_LAST]) > 1 else None,
         summary=(
             f"A video-language model of {size / 1e6:.1f} M parameters, trained from scratch"
             f"{minutes} on the first two thirds of Big Buck Bunny, answers about shots of the "
             "last third that it never saw. The curves are those of supervised fine-tuning; "
-            "preferences (FPO) came after it."
+            "preferences (FPO) and rewards (GRPO) came after it."
         ),
         more={
             "before": before.scores.to_json(),
-            "sft": found["SFT"][0].scores.to_json(),
+            **{name.lower(): each[0].scores.to_json() for name, each in found.items()},
             "seeds": {
                 name.lower(): {"mean_iou": x.tolist(), "mean": x.mean(), "std": x.std()}
                 for name, x in means.items()
