@@ -8,15 +8,25 @@ import numpy as np
 import pytest
 
 from tests.data.test_pipeline import sample
+from tests.train.test_rollouts import GRPO, LORA, roll
 from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.config import freeze, load
 from tgvlm_jax.data.chat import open_chat
 from tgvlm_jax.data.collate import collate, collate_pairs
-from tgvlm_jax.schema import Experiment, FpoConfig, MeshConfig
-from tgvlm_jax.train import plan
+from tgvlm_jax.models import parameters
+from tgvlm_jax.schema import (
+    Experiment,
+    FpoConfig,
+    GroupConfig,
+    MeshConfig,
+    OptimConfig,
+    PolicyConfig,
+)
+from tgvlm_jax.train import abstract, optim, plan, state
+from tgvlm_jax.train.step import make_step
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent.parent / "configs"
-SIZES = plan.Sizes(frames=8, question=20, answer=20)
+SIZES = abstract.Sizes(frames=8, question=20, answer=20)
 
 
 def real(experiment):
@@ -53,11 +63,44 @@ def test_the_planned_batch_is_the_real_one(name):
         ),
     )
     mesh = mesh_lib.make(MeshConfig(fsdp=2))
-    planned = plan.abstract_batch(experiment, SIZES, mesh=mesh)
+    planned = abstract.abstract_batch(experiment, SIZES, mesh=mesh)
     put = mesh_lib.put_batch(real(experiment), mesh)
     wanted = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding.shard_shape(x.shape)), put)
     found = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding.shard_shape(x.shape)), planned)
     assert found == wanted
+
+
+def test_the_step_takes_the_planned_batch_of_answers():
+    """Of the tower's patches, for nothing of it is frozen."""
+    experiment = freeze(load(f"{CONFIGS / 'videossr_grpo.py'}:tiny"), Experiment)
+    mesh = mesh_lib.make(MeshConfig(fsdp=2))
+    blueprint = parameters.blueprint(experiment.model)
+    with mesh_lib.use(mesh):
+        shapes = jax.eval_shape(lambda: parameters.init(experiment.model, jax.random.key(0)))
+        tx = optim.build(experiment.optim, shapes, matrices=blueprint.matrices, steps=1)
+        current = jax.eval_shape(lambda: state.create(experiment, tx))
+        batch = abstract.abstract_batch(experiment, SIZES, mesh=mesh)
+        assert batch.response.tokens.shape == (4, 4, 12)
+        _, metrics = jax.eval_shape(make_step(blueprint, tx, experiment), current, batch)
+    assert {"policy.sum", "kl.sum"} <= metrics.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", ["", r"^tower\."])
+def test_the_planned_batch_of_answers_is_the_real_one(experiment, frozen):
+    objective = dataclasses.replace(GRPO, policy=PolicyConfig(kl=0.1), reference="base")
+    experiment = dataclasses.replace(
+        experiment,
+        model=dataclasses.replace(experiment.model, lora=LORA),
+        data=dataclasses.replace(experiment.data, frames=(6,)),
+        objective=objective,
+        optim=OptimConfig(groups=(GroupConfig(pattern=frozen, frozen=True),) if frozen else ()),
+    )
+    _, rolled = roll(experiment)
+    sizes = dataclasses.replace(SIZES, frames=6, question=40)
+    planned = abstract.abstract_batch(experiment, sizes, mesh=mesh_lib.make(MeshConfig(fsdp=2)))
+    wanted = jax.tree.map(lambda x: (x.shape, x.dtype), rolled.batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), planned) == wanted
 
 
 @pytest.mark.slow

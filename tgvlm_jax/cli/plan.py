@@ -37,10 +37,11 @@ def main(flags: absl_flags.FlagValues) -> int:
     from tgvlm_jax.config import freeze
     from tgvlm_jax.schema import Experiment
     from tgvlm_jax.train import plan
+    from tgvlm_jax.train.abstract import Sizes
 
     experiment = freeze(flags.config, Experiment)
     frames = flags.frames or max(experiment.data.frames)
-    sizes = plan.Sizes(frames=frames, question=flags.question, answer=flags.answer)
+    sizes = Sizes(frames=frames, question=flags.question, answer=flags.answer)
     print(f"compiling a step of {experiment.name} for {flags.topology} ...", flush=True)
     found = plan.plan(experiment, flags.topology, sizes=sizes)
     print(

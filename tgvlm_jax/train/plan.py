@@ -10,32 +10,20 @@ import importlib.util
 import os
 import re
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tgvlm_jax import mesh as mesh_lib
-from tgvlm_jax.data.collate import round_up
-from tgvlm_jax.data.patch_videos import bucket_of, visual_rows
+from tgvlm_jax.data.patch_videos import visual_rows
 from tgvlm_jax.models import parameters
-from tgvlm_jax.schema import DataConfig, Experiment, FpoConfig, FrameEncoderConfig, QwenVisionConfig
+from tgvlm_jax.schema import Experiment, GrpoConfig
 from tgvlm_jax.train import optim, state
+from tgvlm_jax.train.abstract import Sizes, abstract_batch
 from tgvlm_jax.train.step import make_step
-from tgvlm_jax.types import (
-    Batch,
-    Frames,
-    InputError,
-    PatchRows,
-    PreferenceBatch,
-    Prompt,
-    Response,
-    Sources,
-    Text,
-)
+from tgvlm_jax.types import InputError
 
 GIB = 2**30
 # HBM that a program may use, of each kind of chip, in GiB.
@@ -50,21 +38,13 @@ _TOO_LARGE = re.compile(r"[Uu]sed ([\d.]+)([GM]) of ([\d.]+)([GM]) hbm")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """The longest batch that is planned for: frames, tokens of the question and of the answer."""
-
-    frames: int
-    question: int
-    answer: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
     """What every chip holds while a step runs, in bytes.
 
     Attributes:
         chips: how many. kind: of chip. available: bytes that a program may use.
-        state: parameters and optimiser. batch: what it is fed. scratch: all else at its worst.
+        state: parameters, optimiser, a copy for reference. batch: what it is fed. scratch: all
+            else at its worst.
         peak: the most at any moment; larger than `available` where it does not fit.
         fits: whether the compiler agreed. seconds: that compiling took.
     """
@@ -103,7 +83,8 @@ def plan(experiment: Experiment, topology: str, *, sizes: Sizes) -> Plan:
         current = jax.tree.map(lambda x: _placed(x, mesh), current)
         batch = abstract_batch(experiment, sizes, mesh=mesh)
         lowered = make_step(blueprint, tx, experiment).lower(current, batch)
-        held = {"state": _bytes(current), "batch": _bytes(batch)}
+        copy = _bytes(current.params) if _keeps_copy(experiment) else 0.0
+        held = {"state": _bytes(current) + copy, "batch": _bytes(batch)}
         kind = devices[0].device_kind
         about = {
             "chips": mesh.size,
@@ -117,12 +98,19 @@ def plan(experiment: Experiment, topology: str, *, sizes: Sizes) -> Plan:
             found = _TOO_LARGE.search(str(error))
             if not found:
                 raise
-            peak = float(found[1]) * (GIB if found[2] == "G" else 2**20)
+            peak = float(found[1]) * (GIB if found[2] == "G" else 2**20) + copy
             more = {"scratch": peak - sum(held.values()), "peak": peak, "fits": False}
             return Plan(**about, **more, seconds=time.monotonic() - began)
-    peak = float(memory.peak_memory_in_bytes)
-    more = {"scratch": float(memory.temp_size_in_bytes), "peak": peak, "fits": True}
+    peak = float(memory.peak_memory_in_bytes) + copy
+    fits = not about["available"] or peak <= about["available"]
+    more = {"scratch": float(memory.temp_size_in_bytes), "peak": peak, "fits": fits}
     return Plan(**about, **more, seconds=time.monotonic() - began)
+
+
+def _keeps_copy(experiment: Experiment) -> bool:
+    """Whether a frozen copy of the parameters lies beside those that are trained."""
+    config = experiment.objective
+    return isinstance(config, GrpoConfig) and config.reference == "copy"
 
 
 def _devices(topology: str) -> list[Any]:
@@ -164,82 +152,3 @@ def _bytes(tree: Any) -> float:
             leaf.dtype.itemsize if leaf.dtype != jax.dtypes.prng_key else 8
         )
     return float(total)
-
-
-def _abstract_prompt(experiment: Experiment, sizes: Sizes, array: Callable[..., Any]) -> Prompt:
-    data, tower = experiment.data, experiment.model.tower
-    if isinstance(tower, QwenVisionConfig):
-        return _abstract_patches(tower, data, sizes, array)
-    text = None
-    if isinstance(tower, FrameEncoderConfig) and tower.compressor.qformer.vocab_size:
-        asked = round_up(min(sizes.question, data.question_tokens), data.question_bucket)
-        text = Text(ids=array(jnp.int32, asked), mask=array(jnp.bool_, asked))
-    prompt = round_up(sizes.frames + sizes.question, data.prompt_bucket)
-    sources = None
-    if data.max_sources:
-        spans = array(jnp.float32, data.max_sources, 2)
-        sources = Sources(slots=array(jnp.int32, prompt), spans=spans)
-    return Prompt(
-        visual=Frames(
-            pixels=array(jnp.uint8, sizes.frames, *(experiment.model.frame_size or ()), 3),
-            mask=array(jnp.bool_, sizes.frames),
-            question=text,
-        ),
-        tokens=array(jnp.int32, prompt),
-        visual_index=array(jnp.int32, prompt),
-        length=array(jnp.int32),
-        sources=sources,
-    )
-
-
-def _abstract_patches(
-    tower: QwenVisionConfig, data: DataConfig, sizes: Sizes, array: Callable[..., Any]
-) -> Prompt:
-    """All prompts have one shape; its tokens are `data.prompt_tokens`, whatever the question."""
-    bucket = bucket_of(tower, dataclasses.replace(data, frames=(sizes.frames,)))
-    place = (bucket.rows, bucket.slots)
-    return Prompt(
-        visual=PatchRows(
-            patches=array(jnp.uint8, *place, 3 * tower.temporal * tower.patch**2),
-            coordinates=array(jnp.int32, *place, 2),
-            frames=array(jnp.int32, *place),
-            windows=array(jnp.int32, *place),
-            table=array(jnp.float32, *place, 2),
-        ),
-        tokens=array(jnp.int32, bucket.length),
-        visual_index=array(jnp.int32, bucket.length),
-        length=array(jnp.int32),
-        positions=array(jnp.int32, 3, bucket.length),
-        offset=array(jnp.int32),
-    )
-
-
-def abstract_batch(experiment: Experiment, sizes: Sizes, *, mesh: Mesh) -> Batch | PreferenceBatch:
-    """A batch without content, laid out as `mesh.put_batch` lays it out."""
-    data = experiment.data
-    rows = PartitionSpec(mesh_lib.RULES["batch"])
-
-    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-        shape = (data.batch_size, *shape)
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, rows))
-
-    shown = _abstract_prompt(experiment, sizes, array)
-    answer = round_up(sizes.answer, data.response_bucket)
-    slots = 2 * data.max_events
-    response = Response(
-        tokens=array(jnp.int32, answer),
-        mask=array(jnp.bool_, answer),
-        evidence=array(jnp.int32, answer),
-        spans=array(jnp.float32, slots, 2),
-        evidence_mask=array(jnp.bool_, slots),
-    )
-    if not isinstance(experiment.objective, FpoConfig):
-        return Batch(prompt=shown, response=response)
-    scored = array(jnp.bool_, answer)
-    return PreferenceBatch(
-        prompt=shown,
-        response=response,
-        rejected=response,
-        scored=scored,
-        rejected_scored=scored,
-    )

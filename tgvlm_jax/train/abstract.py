@@ -1,0 +1,173 @@
+"""Batches without content: what a run feeds its step, as shapes, types and layouts."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from tgvlm_jax import mesh as mesh_lib
+from tgvlm_jax.data.collate import round_up
+from tgvlm_jax.data.patch_videos import bucket_of
+from tgvlm_jax.models import parameters
+from tgvlm_jax.objectives.grpo import Drawn, PolicyBatch
+from tgvlm_jax.schema import (
+    DataConfig,
+    Experiment,
+    FpoConfig,
+    FrameEncoderConfig,
+    GrpoConfig,
+    QwenVisionConfig,
+)
+from tgvlm_jax.train import optim
+from tgvlm_jax.types import (
+    Batch,
+    Frames,
+    PatchRows,
+    PreferenceBatch,
+    Prompt,
+    Response,
+    Sources,
+    Text,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """The longest batch that is planned for: frames, tokens of the question and of the answer."""
+
+    frames: int
+    question: int
+    answer: int
+
+
+_Array = Callable[..., Any]
+
+
+def abstract_batch(
+    experiment: Experiment, sizes: Sizes, *, mesh: Mesh
+) -> Batch | PreferenceBatch | PolicyBatch:
+    """What the step of an experiment takes, laid out as `mesh.put_batch` lays it out."""
+    data = experiment.data
+    rows = PartitionSpec(mesh_lib.RULES["batch"])
+
+    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        shape = (data.batch_size, *shape)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, rows))
+
+    shown = _prompt(experiment, sizes, array)
+    if isinstance(experiment.objective, GrpoConfig):
+        with mesh_lib.use(mesh):
+            return _policy_batch(experiment, experiment.objective, _seen(experiment, shown), array)
+    answer = round_up(sizes.answer, data.response_bucket)
+    response = _response(answer, 2 * data.max_events, array)
+    if not isinstance(experiment.objective, FpoConfig):
+        return Batch(prompt=shown, response=response)
+    scored = array(jnp.bool_, answer)
+    return PreferenceBatch(
+        prompt=shown,
+        response=response,
+        rejected=response,
+        scored=scored,
+        rejected_scored=scored,
+    )
+
+
+def _prompt(experiment: Experiment, sizes: Sizes, array: _Array) -> Prompt:
+    data, tower = experiment.data, experiment.model.tower
+    if isinstance(tower, QwenVisionConfig):
+        return _patches(tower, data, sizes, array)
+    text = None
+    if isinstance(tower, FrameEncoderConfig) and tower.compressor.qformer.vocab_size:
+        asked = round_up(min(sizes.question, data.question_tokens), data.question_bucket)
+        text = Text(ids=array(jnp.int32, asked), mask=array(jnp.bool_, asked))
+    prompt = round_up(sizes.frames + sizes.question, data.prompt_bucket)
+    sources = None
+    if data.max_sources:
+        spans = array(jnp.float32, data.max_sources, 2)
+        sources = Sources(slots=array(jnp.int32, prompt), spans=spans)
+    return Prompt(
+        visual=Frames(
+            pixels=array(jnp.uint8, sizes.frames, *(experiment.model.frame_size or ()), 3),
+            mask=array(jnp.bool_, sizes.frames),
+            question=text,
+        ),
+        tokens=array(jnp.int32, prompt),
+        visual_index=array(jnp.int32, prompt),
+        length=array(jnp.int32),
+        sources=sources,
+    )
+
+
+def _patches(tower: QwenVisionConfig, data: DataConfig, sizes: Sizes, array: _Array) -> Prompt:
+    """All prompts have one shape; its tokens are `data.prompt_tokens`, whatever the question."""
+    bucket = bucket_of(tower, dataclasses.replace(data, frames=(sizes.frames,)))
+    place = (bucket.rows, bucket.slots)
+    return Prompt(
+        visual=PatchRows(
+            patches=array(jnp.uint8, *place, 3 * tower.temporal * tower.patch**2),
+            coordinates=array(jnp.int32, *place, 2),
+            frames=array(jnp.int32, *place),
+            windows=array(jnp.int32, *place),
+            table=array(jnp.float32, *place, 2),
+        ),
+        tokens=array(jnp.int32, bucket.length),
+        visual_index=array(jnp.int32, bucket.length),
+        length=array(jnp.int32),
+        positions=array(jnp.int32, 3, bucket.length),
+        offset=array(jnp.int32),
+    )
+
+
+def _response(answer: int, slots: int, array: _Array) -> Response:
+    return Response(
+        tokens=array(jnp.int32, answer),
+        mask=array(jnp.bool_, answer),
+        evidence=array(jnp.int32, answer),
+        spans=array(jnp.float32, slots, 2),
+        evidence_mask=array(jnp.bool_, slots),
+    )
+
+
+def _seen(experiment: Experiment, prompt: Prompt) -> Prompt:
+    """A tower in which nothing is trained has done its work when answers are sampled."""
+    blueprint = parameters.blueprint(experiment.model)
+    trained = optim.trainable(experiment.optim, dict.fromkeys(blueprint.shapes))
+    if any(name.startswith("tower.") for name in trained):
+        return prompt
+
+    def see(prompt: Prompt) -> Prompt:
+        params = parameters.init(experiment.model, jax.random.key(0))
+        return blueprint.build(params).see(prompt)
+
+    return jax.eval_shape(see, prompt)
+
+
+def _policy_batch(
+    experiment: Experiment, config: GrpoConfig, prompt: Prompt, array: _Array
+) -> PolicyBatch:
+    """A group of answers to each prompt, all of the greatest length."""
+    group, slots = config.num_generations, 2 * experiment.data.max_events
+
+    def grouped(dtype: Any, *shape: int) -> Any:
+        return array(dtype, group, *shape)
+
+    each, drawn = grouped(jnp.float32, config.max_tokens), None
+    if config.spans and experiment.model.evidence is not None:
+        frames = (slots, prompt.visual.mask.shape[1])
+        drawn = Drawn(
+            frames=grouped(jnp.bool_, *frames),
+            log_probs=grouped(jnp.float32, *frames),
+            mask=grouped(jnp.bool_, *frames),
+            advantages=grouped(jnp.float32),
+        )
+    return PolicyBatch(
+        prompt=prompt,
+        response=_response(config.max_tokens, slots, grouped),
+        advantages=grouped(jnp.float32),
+        log_probs=each,
+        ref_log_probs=each if config.policy.kl else None,
+        drawn=drawn,
+    )
