@@ -8,6 +8,14 @@
     tgvlm train --config configs/tiny.py:grpo --config.data.shards=runs/shards \
         --config.train.init_from=runs/fpo --workdir runs/grpo
 
+With `pretext` the same model has no evidence heads and answers two pretext tasks of VideoSSR in
+plain text, when something is wrong and how many shapes there are:
+
+    tgvlm train --config configs/tiny.py:pretext --config.data.shards=runs/shards \
+        --workdir runs/pretext
+    tgvlm train --config configs/tiny.py:pretext,grpo --config.data.shards=runs/shards \
+        --config.train.init_from=runs/pretext --workdir runs/pretext-grpo
+
 Arguments after a colon: `steps=N` (0: as many as the stage takes), `frames=N` (frames of a clip),
 `fpo` (preferences, from a run without) or `grpo` (rewards, from either).
 """
@@ -24,7 +32,7 @@ from tgvlm_jax.schema import (
 
 def get_config(arg: str | None = None):
     """The experiments of `tgvlm demo`."""
-    args = parse_arg(arg, steps=0, frames=32, fpo=False, grpo=False)
+    args = parse_arg(arg, steps=0, frames=32, fpo=False, grpo=False, pretext=False)
     objective = Experiment().objective
     if args.fpo:
         # Times alone are made worse: what is asked and answered says which anomaly it is.
@@ -70,6 +78,22 @@ def get_config(arg: str | None = None):
         config.optim.lr = 5e-4
         config.optim.warmup_steps = 5
         config.train.steps = args.steps or 60
+
+    if args.pretext:
+        config.model.evidence = None
+        config.data.tasks = ("grounding", "counting")
+        # A frame carries no time here, so all clips are of one rate.
+        config.data.strides = (2,)
+        config.data.prompt_bucket = 128
+        config.evaluation.samples = 192
+        if args.grpo:
+            config.objective.reward = "videossr"
+            config.objective.spans = 0.0
+            config.objective.max_tokens = 12
+            config.train.steps = args.steps or 100
+        else:
+            config.data.batch_size = 16
+            config.train.steps = args.steps or 800
 
     config.train.checkpoint_every = 100
     config.train.log_every = 20
