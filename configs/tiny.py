@@ -80,21 +80,26 @@ def get_config(arg: str | None = None):
         config.train.steps = args.steps or 60
 
     if args.pretext:
-        config.model.evidence = None
-        config.data.tasks = ("grounding", "counting")
-        # A frame carries no time here, so all clips are of one rate.
-        config.data.strides = (2,)
-        config.data.prompt_bucket = 128
-        config.evaluation.samples = 192
-        if args.grpo:
-            config.objective.reward = "videossr"
-            config.objective.spans = 0.0
-            config.objective.max_tokens = 12
-            config.train.steps = args.steps or 100
-        else:
-            config.data.batch_size = 16
-            config.train.steps = args.steps or 800
+        ask_in_text(config, args)
 
     config.train.checkpoint_every = 100
     config.train.log_every = 20
     return config
+
+
+def ask_in_text(config, args):
+    """Pretext tasks in plain text: no evidence."""
+    config.model.evidence = None
+    config.data.tasks = ("grounding", "counting")
+    # A frame carries no time here, so all clips are of one rate.
+    config.data.strides = (2,)
+    config.data.prompt_bucket = 128
+    config.evaluation.samples = 192
+    if args.grpo:
+        config.objective.reward = "videossr"
+        config.objective.spans = 0.0
+        config.objective.max_tokens = 12
+        config.train.steps = args.steps or 100
+    else:
+        config.data.batch_size = 16
+        config.train.steps = args.steps or 800

@@ -8,13 +8,12 @@ stop string. A group is done when all of its answers are. On one device; a mesh 
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int
 
 from tgvlm_jax.models.evidence import span_means
 from tgvlm_jax.models.parameters import Blueprint, Params
@@ -61,14 +60,14 @@ class _Slots:
     cache: Annotated[Any, "KeyValues"]
 
 
-@dataclasses.dataclass(kw_only=True)
 class _Group:
-    """A prompt in its slot, on the host."""
+    """A prompt in its slot, on the host: its number, what it has so far, and what has ended."""
 
-    number: int
-    parts: list[Generation]
-    lengths: Int[np.ndarray, "g"]
-    done: Bool[np.ndarray, "g"]
+    def __init__(self, number: int, samples: int):
+        self.number = number
+        self.parts: list[Generation] = []
+        self.lengths = np.zeros(samples, np.int64)
+        self.done = np.zeros(samples, bool)
 
 
 def refill(
@@ -117,33 +116,31 @@ def refill(
     while True:
         for place, group in groups.items():
             if group is None and (coming := next(waiting, None)) is not None:
-                number, prompt = coming
-                read = _read(params, prompt, blueprint=blueprint)
+                read = _read(params, coming[1], blueprint=blueprint)
                 if state is None:
                     state = _empty(read, slots=slots, samples=samples, length=max_tokens)
-                state = _insert(state, read, place)
-                groups[place] = _Group(
-                    number=number,
-                    parts=[],
-                    lengths=np.zeros(samples, np.int64),
-                    done=np.zeros(samples, bool),
-                )
+                state, groups[place] = _insert(state, read, place), _Group(coming[0], samples)
         if state is None or not any(groups.values()):
             return
         state, made = run(state, key)
-        made = jax.device_get(made)
+        _share_out(jax.device_get(made), groups, samples)
         for place, group in groups.items():
-            if group is None:
-                continue
-            rows = slice(place * samples, (place + 1) * samples)
-            group.parts.append(jax.tree.map(lambda x, rows=rows: x[rows], made))
-            _look(group, max_tokens, end_id, stop, text)
-            if group.done.all():
-                yield Finished(number=group.number, found=_whole(group, max_tokens, pad_id))
-                groups[place] = None
+            if group is not None:
+                _look(group, max_tokens, end_id, stop, text)
+                if group.done.all():
+                    yield Finished(number=group.number, found=_whole(group, max_tokens, pad_id))
+                    groups[place] = None
         done = [group is None or group.done for group in groups.values()]
         rows = np.concatenate([np.broadcast_to(one, samples) for one in done])
         state = dataclasses.replace(state, done=jnp.asarray(rows))
+
+
+def _share_out(made: Generation, groups: Mapping[int, _Group | None], samples: int) -> None:
+    """Gives each group what was generated for it."""
+    for place, group in groups.items():
+        if group is not None:
+            rows = slice(place * samples, (place + 1) * samples)
+            group.parts.append(jax.tree.map(lambda x, rows=rows: x[rows], made))
 
 
 def _look(
