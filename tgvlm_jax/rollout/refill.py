@@ -97,10 +97,7 @@ def refill(
         InputError: a repetition penalty, which is not there yet for refilled slots, or stop
             strings without `text`.
     """
-    if sampling.repetition_penalty != 1.0:
-        raise InputError("sampling.repetition_penalty: refilled slots have none; set it to 1")
-    if stop and text is None:
-        raise InputError("stop strings need `text`, which makes text of ids")
+    _check(sampling, stop, text)
     run = functools.partial(
         _chunk,
         params,
@@ -133,6 +130,13 @@ def refill(
         done = [group is None or group.done for group in groups.values()]
         rows = np.concatenate([np.broadcast_to(one, samples) for one in done])
         state = dataclasses.replace(state, done=jnp.asarray(rows))
+
+
+def _check(sampling: SamplingConfig, stop: Sequence[str], text: Callable | None) -> None:
+    if sampling.repetition_penalty != 1.0:
+        raise InputError("sampling.repetition_penalty: refilled slots have none; set it to 1")
+    if stop and text is None:
+        raise InputError("stop strings need `text`, which makes text of ids")
 
 
 def _share_out(made: Generation, groups: Mapping[int, _Group | None], samples: int) -> None:
