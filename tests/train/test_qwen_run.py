@@ -20,12 +20,10 @@ CONFIG = pathlib.Path(__file__).resolve().parent.parent.parent / "configs" / "vi
 FAMILIES = {"qwen3": presets.QWEN3_VL_TINY, "qwen2": presets.QWEN2_5_VL_TINY}
 
 
-@pytest.fixture(scope="module", params=["qwen3", pytest.param("qwen2", marks=pytest.mark.slow)])
-def run(request, shards, tmp_path_factory):
-    """Two steps on a clip whose frames are of 24 x 32 pixels."""
-    config = load(f"{CONFIG}:tiny,sft,steps=2")
+def small(arg, shards):
+    """The twin on a clip whose frames are of 24 x 32 pixels."""
+    config = load(f"{CONFIG}:tiny,{arg}")
     config.data.shards = str(shards)
-    config.data.template = request.param
     config.data.fps = 8.0
     config.data.batch_size = 2
     config.data.strides = (1,)
@@ -35,6 +33,13 @@ def run(request, shards, tmp_path_factory):
     config.train.log_every = 1
     config.evaluation.batch_size = 2
     config.evaluation.max_tokens = 4
+    return config
+
+
+@pytest.fixture(scope="module", params=["qwen3", pytest.param("qwen2", marks=pytest.mark.slow)])
+def run(request, shards, tmp_path_factory):
+    config = small("sft,steps=2", shards)
+    config.data.template = request.param
     model = FAMILIES[request.param]
     experiment = dataclasses.replace(freeze(config, Experiment), model=model)
     workdir = tmp_path_factory.mktemp(request.param)
@@ -47,6 +52,8 @@ def test_it_learns_and_compiles_once(run):
     assert [record["step"] for record in records] == [1, 2]
     assert all(math.isfinite(record["loss"]) for record in records)
     assert [record["compiles"] for record in records] == [records[0]["compiles"]] * 2
+    for record in records:  # two clips of twelve frames
+        assert record["frames_per_second"] * record["step_time"] == pytest.approx(24)
     # The tower learns, too: its biases begin at zero.
     biases = [name for name in params if name.startswith("tower.") and name.endswith("bias")]
     assert len(biases) > 3
@@ -63,3 +70,22 @@ def test_it_answers(run):
     for one in found:
         assert one.iou is None
         assert one.spans.shape == (0, 2)
+
+
+@pytest.mark.slow
+def test_answers_are_sampled_compared_and_learned_from(run, shards, tmp_path):
+    """What the trainer computes of a sampled answer is what the sampler did, patches and all."""
+    before, workdir, _ = run
+    config = small("steps=2", shards)
+    config.data.template = before.data.template
+    config.train.init_from = str(workdir)
+    config.optim.lr = 1e-2
+    experiment = dataclasses.replace(freeze(config, Experiment), model=before.model)
+    loop.train(experiment, tmp_path)
+    first, second = read_metrics(tmp_path / "metrics.jsonl")
+    assert first["compiles"] == second["compiles"]
+    for record in (first, second):
+        assert record["old_kl"] < 1e-6  # tokens have the probability with which they were drawn
+        assert record["answer_tokens"] > 1
+        assert record["finite"] == 1
+    assert first["kl"] < 1e-6  # from the copy that training began with

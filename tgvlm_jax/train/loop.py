@@ -24,13 +24,20 @@ from tgvlm_jax.data.pipeline import Batches, BatchMaker
 from tgvlm_jax.data.sources import open_source
 from tgvlm_jax.models import flops, parameters
 from tgvlm_jax.models.parameters import Params
-from tgvlm_jax.schema import Experiment, FpoConfig, FrameEncoderConfig, GrpoConfig
+from tgvlm_jax.schema import (
+    Experiment,
+    FpoConfig,
+    FrameEncoderConfig,
+    GrpoConfig,
+    ModelConfig,
+    QwenVisionConfig,
+)
 from tgvlm_jax.train import checkpoint, model_folder, optim, rollouts, state
 from tgvlm_jax.train.metrics import CompileCounter, MetricsWriter, Stopwatch, divide
 from tgvlm_jax.train.rollouts import Rollouts
 from tgvlm_jax.train.step import make_step, terms
 from tgvlm_jax.train.transcript import Transcript
-from tgvlm_jax.types import Batch, InputError, PreferenceBatch, Questions
+from tgvlm_jax.types import Batch, InputError, PatchRows, PreferenceBatch, Prompt, Questions
 
 
 class Preempted(Exception):
@@ -289,7 +296,7 @@ class _Loop:
         self, batch: Batch | PreferenceBatch | Questions, waited: float
     ) -> dict[str, float]:
         self.watch.step(waited=waited)
-        frames = math.prod(jax.tree.leaves(batch.prompt.visual)[0].shape[:2])
+        frames = _frames(batch.prompt, self.experiment.model)
         work = None
         if not isinstance(batch, Questions):
             work = flops.per_step(self.experiment.model, batch, trained=self.trained)
@@ -310,6 +317,14 @@ class _Loop:
                 f"step {bad['step']}: loss {bad['loss']}, gradient norm {bad['grad_norm']}; the "
                 "same run would get there again: lower optim.lr and give another --workdir"
             )
+
+
+def _frames(prompt: Prompt, model: ModelConfig) -> int:
+    """Frames of a host's batch, padding of Frames included."""
+    if isinstance(prompt.visual, PatchRows) and isinstance(model.tower, QwenVisionConfig):
+        last = prompt.visual.frames.max(axis=(1, 2))  # a number for every temporal patch
+        return model.tower.temporal * int((last + 1).sum())
+    return math.prod(jax.tree.leaves(prompt.visual)[0].shape[:2])
 
 
 def _finite(record: dict[str, float]) -> bool:
