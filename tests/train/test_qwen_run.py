@@ -7,6 +7,8 @@ import pathlib
 import numpy as np
 import pytest
 
+from tests.train.conftest import BIKES
+from tgvlm_jax.cli import ask_run
 from tgvlm_jax.config import freeze, load
 from tgvlm_jax.data.chat import open_chat
 from tgvlm_jax.evaluation import runner
@@ -70,6 +72,17 @@ def test_it_answers(run):
     for one in found:
         assert one.iou is None
         assert one.spans.shape == (0, 2)
+
+
+@pytest.mark.slow
+def test_it_is_asked_about_a_whole_video_at_once(run, tmp_path, capsys):
+    """Twelve frames of ten seconds, for what it says does not tell how sure it is."""
+    _, workdir, _ = run
+    drawn = ask_run.run(workdir, BIKES, question="How many bikes?", out=tmp_path / "page.html")
+    assert "windows" not in capsys.readouterr().out
+    assert len(drawn.seconds) == 12
+    assert drawn.seconds[-1] > 9
+    assert drawn.predicted.shape == (0, 2)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """One question about one video, of any length."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def run(
     height = max(_STRIP_HEIGHT, round(seen[0] * tall))
     frames = video.decode(path, fps=fps, height=height, start=start, end=stop)
     frames = video.distinct(frames)
+    if model.experiment.model.evidence is None:
+        frames = _at_most(frames, max(model.experiment.data.frames))
     if frames.seconds[0] >= stop:
         raise InputError(
             f"{path} shows nothing before {frames.seconds[0]:.2f} s; give an --end after that"
@@ -109,10 +112,22 @@ def _say(answered: Answered, windows: list[Sample]) -> None:
 
 
 def _fps(experiment: Experiment, length: float) -> float:
-    """Frames a second: the most that lets one clip hold all, within what training has seen."""
+    """Frames a second: the most that lets one clip hold all, within what training has seen.
+
+    Words do not say how sure they are, so a model that only speaks is shown all at once.
+    """
     data = experiment.data
     slowest, fastest = data.fps / max(data.strides), data.fps / min(data.strides)
+    slowest = 0.0 if experiment.model.evidence is None else slowest
     return float(np.clip(max(data.frames) / length, slowest, fastest))
+
+
+def _at_most(found: VideoFrames, most: int) -> VideoFrames:
+    """All frames or so many, evenly spread."""
+    count = len(found.seconds)
+    chosen = np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+    pixels, seconds = found.pixels[chosen], found.seconds[chosen]
+    return dataclasses.replace(found, pixels=pixels, seconds=seconds)
 
 
 def _windows(
