@@ -77,7 +77,7 @@ def get_config(arg: str | None = None):
         config.seed = 2000
         config.optim.lr = 5e-4
         config.optim.warmup_steps = 5
-        config.train.steps = args.steps or 60
+        config.train.steps = args.steps or 40
 
     if args.pretext:
         ask_in_text(config, args)

@@ -110,8 +110,8 @@ class ModelConfig:
         evidence: None for a model that does not ground by `<evi>`.
         two_way_frames: visual tokens see each other both ways (D2VLM 1.4); else all is causal.
         lora: adapters, the first pattern that matches a linear map counts.
-        dtype: type of activations; parameters are kept in `param_dtype`. On a CPU float32 is the
-            quicker one, whatever the parameters are in: XLA has no quick bfloat16 products there.
+        dtype: type of activations; parameters are kept in `param_dtype`. On a CPU bfloat16 gains
+            little or nothing, whatever the parameters are in (benchmarks/README.md).
         remat: what a decoder layer keeps for its backward pass: "none" recomputes nothing,
             "full" everything, "dots" keeps the results of linear maps and of attention.
         unroll: layers unrolled per step of the layer scan; all of them is fastest for a small
