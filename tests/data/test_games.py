@@ -1,3 +1,4 @@
+import collections
 import itertools
 import json
 
@@ -168,3 +169,19 @@ def test_its_tokenizer_knows_the_words(records):
             assert words.decode(ids, skip_special_tokens=False) == text
             # One token a word, the full stop and the space before `<evi>` apart.
             assert len(ids) <= len(text.replace("<evi>", " <evi>").split()) + text.count(" <") + 7
+
+
+def test_training_balances_the_kinds_and_evaluation_asks_once(episodes):
+    asked = games_questions.records(episodes[0], video="0.mp4", kinds=games.ACTIONS)
+    tasks = collections.Counter(one["task"] for one in asked)
+    assert (tasks["dvc"], tasks["rar"]) == (3, len(episodes[0].events) - _walks(episodes[0]))
+    few = games_questions.few(asked, rng=np.random.default_rng(0))
+    wanted = {"tvg": min(2, tasks["tvg"]), "dvc": 3, "rar": 1}
+    assert collections.Counter(one["task"] for one in few) == wanted
+    assert all(one in asked for one in few)
+    once = games_questions.once(asked)
+    assert len(once) == len(asked) - 2
+
+
+def _walks(episode):
+    return sum(event.kind == "walk" for event in episode.events)

@@ -34,12 +34,15 @@ def run(out: Path, *, episodes: int, validation: int, seed: int, kinds: Sequence
         (scratch / "videos").mkdir()
         found: dict[str, list[dict[str, Any]]] = {split: [] for split in _SPLITS}
         told: list[dict[str, Any]] = []
+        rng = np.random.default_rng(seed)
         for name, episode in _episodes({"train": episodes, "val": validation}, seed=seed):
             video = f"{name}.mp4"
             write_film(scratch / "videos" / video, episode.frames)
-            split = name.partition("-")[0]
-            several = {"wordings": 1} if split == "val" else {}
-            found[split] += games_questions.records(episode, video=video, kinds=kinds, **several)
+            asked = games_questions.records(episode, video=video, kinds=kinds)
+            if name.startswith("val"):
+                found["val"] += games_questions.once(asked)
+            else:
+                found["train"] += games_questions.few(asked, rng=rng)
             told.append(_told(episode, video))
         for split, records in found.items():
             _write_list(scratch / f"{split}.json", records)

@@ -31,7 +31,9 @@ _SAID = {
     "wait": "waits at the {}",
     "walk": "walks to the {}",
 }
-# All of what happens is the hardest to say, and so asked in several ways to train on.
+# What happens altogether is the hardest to say: to train on it is asked in several ways, and of the
+# other kinds there are a few a film.
+_MOST = {"tvg": 2, "rar": 1}
 _LISTS = (
     "What does the agent do, and when?",
     "Tell everything the agent does, with its time.",
@@ -49,9 +51,7 @@ def check_kinds(kinds: Sequence[str]) -> None:
         raise InputError(f"kinds: name at least one of {', '.join(KINDS)}")
 
 
-def records(
-    episode: Episode, *, video: str, kinds: Sequence[str], wordings: int = len(_LISTS)
-) -> list[dict[str, Any]]:
+def records(episode: Episode, *, video: str, kinds: Sequence[str]) -> list[dict[str, Any]]:
     """All questions about one episode.
 
     Grounding asks for an event that comes once and beside which there is another of its kind, so
@@ -59,16 +59,31 @@ def records(
 
     Args:
         video: path of its film below the folder of videos.
-        kinds: events that are asked about. wordings: in how many ways captions are asked for.
+        kinds: events that are asked about.
     """
     known = [one for one in episode.events if one.kind in kinds]
     duration = episode.duration
     made = [_grounding(one) for one in known if _fair(one, known)]
     if known:
-        made += [_captioning(known, asked) for asked in _LISTS[:wordings]]
+        made += [_captioning(known, asked) for asked in _LISTS]
     made += [_referring(one) for one in known]
     shared = {"source": SOURCE, "video": video, "duration": duration}
     return [{"task": one.pop("task"), **shared, **one} for one in made]
+
+
+def few(asked: Sequence[dict[str, Any]], *, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """What of one episode's questions is trained on, the kinds in balance."""
+    chosen = []
+    for task in dict.fromkeys(one["task"] for one in asked):
+        mine = [one for one in asked if one["task"] == task]
+        chosen += [mine[n] for n in rng.permutation(len(mine))[: _MOST.get(task, len(mine))]]
+    return chosen
+
+
+def once(asked: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What of one episode's questions is evaluated on: captions in one wording."""
+    first = next((one for one in asked if one["task"] == "dvc"), None)
+    return [one for one in asked if one["task"] != "dvc" or one is first]
 
 
 def _fair(event: Event, known: Sequence[Event]) -> bool:
