@@ -90,6 +90,20 @@ def test_only_the_answer_is_learned():
     assert chat.decode(learned) == "3-5"
 
 
+def test_intervals_are_said_in_words():
+    """There are no evidence heads; what is learned is text on the clock of the stamps."""
+    one = dataclasses.replace(
+        film(4), answer="<evi></evi> From <evi> it rains.", spans=np.array([[0.5, 1.25]])
+    )
+    batch = batch_of([one], QWEN3)
+    learned = batch.response.tokens[batch.response.mask].tolist()
+    assert open_chat(CONFIG, QWEN3).decode(learned) == "From 0.5 s to 1.2 s it rains."
+    assert not batch.response.evidence_mask.any()
+    assert np.all(batch.response.evidence == -1)
+    unasked = open_chat(CONFIG, QWEN3).encode(dataclasses.replace(one, answer=""))
+    assert unasked.response.size == 0
+
+
 # ----------------------------------------------------------------------------------- arrays
 
 

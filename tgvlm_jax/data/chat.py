@@ -70,10 +70,12 @@ class Chat:
         pieces: QuestionTokenizer | None = None,
         videos: PatchVideos | None = None,
         system: str = "",
+        evidence: bool = True,
     ):
         """`pieces` reads the question to a tower that wants it; `videos` is for one of patches.
 
-        `system` is a system text in the place of the template's own.
+        `system` is a system text in the place of the template's own. Without `evidence`, for a
+        model that has no heads for it, answers say intervals in words.
 
         Raises:
             InputError: the tokenizer lacks a special token.
@@ -83,6 +85,7 @@ class Chat:
         self.pieces = pieces
         self.videos = videos
         self.system = system
+        self.evidence = evidence
         if videos is not None:
             self.video_id = [self._id(token) for token in patch_videos.MARKS][1]
         self.frame_id = self._id(FRAME)
@@ -118,7 +121,10 @@ class Chat:
         check_question(sample)
         check_answer(sample)
         prompt = self._frames(sample) if self.videos is None else self._patches(sample, self.videos)
-        answer = self._ids(sample.answer + self.template.end) if sample.answer else []
+        said = sample.answer
+        if not self.evidence:
+            said = render(said, np.concatenate([sample.spans, sample.spans]))
+        answer = self._ids(said + self.template.end) if said else []
         response = np.asarray(answer, np.int32)
         pieces = self.pieces.ids(sample.question) if self.pieces else []
         return Encoded(
@@ -237,11 +243,12 @@ def render(answer: str, spans: Float64[np.ndarray, "e 2"]) -> str:
 
 
 def open_chat(config: DataConfig, model: ModelConfig | None = None) -> Chat:
-    """The chat of a config; `model` has a say in how videos are shown to it.
+    """The chat of a config; `model` has a say in how videos and intervals are shown to it.
 
     Raises what `load_chat` raises.
     """
     videos, tower = None, None if model is None else model.tower
+    evidence = model is None or model.evidence is not None
     if isinstance(tower, QwenVisionConfig):
         videos = patch_videos.of_config(tower, config)
     return load_chat(
@@ -251,6 +258,7 @@ def open_chat(config: DataConfig, model: ModelConfig | None = None) -> Chat:
         question_tokens=config.question_tokens,
         system=config.system,
         videos=videos,
+        evidence=evidence,
     )
 
 
@@ -263,6 +271,7 @@ def load_chat(
     question_tokens: int = LONGEST,
     system: str = "",
     videos: PatchVideos | None = None,
+    evidence: bool = True,
 ) -> Chat:
     """Opens a tokenizer for a template.
 
@@ -274,7 +283,7 @@ def load_chat(
         template: a name in `TEMPLATES`.
         question_vocab: BERT's vocab.txt for a tower that reads the question, or "tiny"; "" without
             one. question_tokens: longest question in its pieces.
-        system, videos: of `Chat`.
+        system, videos, evidence: of `Chat`.
 
     Raises:
         InputError: no such folder, template, special token or vocabulary.
@@ -298,4 +307,11 @@ def load_chat(
     if question_vocab:
         vocab = _TINY / "vocab.txt" if question_vocab == "tiny" else Path(question_vocab)
         pieces = QuestionTokenizer(vocab, longest=question_tokens)
-    return Chat(loaded, TEMPLATES[template], pieces=pieces, videos=videos, system=system)
+    return Chat(
+        loaded,
+        TEMPLATES[template],
+        pieces=pieces,
+        videos=videos,
+        system=system,
+        evidence=evidence,
+    )
