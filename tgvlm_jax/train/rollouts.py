@@ -7,13 +7,10 @@ part before, and the reference policy's pass runs beside the rewards.
 import collections
 import concurrent.futures
 import dataclasses
-import functools
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
@@ -23,15 +20,13 @@ from tgvlm_jax.data import answers
 from tgvlm_jax.data.chat import Chat
 from tgvlm_jax.models import lora
 from tgvlm_jax.models.parameters import Blueprint, Params
-from tgvlm_jax.objectives import advantages, grpo
-from tgvlm_jax.objectives.grpo import Drawn, PolicyBatch
+from tgvlm_jax.objectives.grpo import PolicyBatch
 from tgvlm_jax.rewards import functions
-from tgvlm_jax.rollout.replay import Replay, replay
 from tgvlm_jax.rollout.sampler import Generation, generate
 from tgvlm_jax.schema import Experiment, GrpoConfig
-from tgvlm_jax.train import optim, step
+from tgvlm_jax.train import optim, policy_batch, step
 from tgvlm_jax.train.state import TrainState
-from tgvlm_jax.types import InputError, Prompt, Questions, Response, Sample
+from tgvlm_jax.types import InputError, Prompt, Questions, Sample
 
 _ROLLOUT = 2  # of the streams of random numbers; 0 and 1 are those of parameters and dropout
 
@@ -112,7 +107,7 @@ class Rollouts:
             rows = jax.tree.map(lambda x, part=part: x[part::count], questions.prompt)
             prompt = mesh_lib.put_batch(rows, self.mesh)
             if self.sees_once:
-                prompt = _see(state.params, prompt, blueprint=self.blueprint)
+                prompt = policy_batch.see(state.params, prompt, blueprint=self.blueprint)
             prompts.append(prompt)
             found.append(self._sample(state.params, prompt, jax.random.fold_in(key, part)))
         reference = [
@@ -122,7 +117,7 @@ class Rollouts:
         sampled = time.monotonic()
         scored = self._collect(jobs)
         waited = time.monotonic() - sampled
-        batch, stats = _assemble(
+        batch, stats = policy_batch.assemble(
             tuple(prompts),
             tuple(found),
             tuple(reference),
@@ -173,7 +168,7 @@ class Rollouts:
         else:
             assert self.copy is not None
             blueprint, params = self.blueprint, self.copy
-        return _log_probs(
+        return policy_batch.log_probs(
             params,
             prompt,
             found,
@@ -301,126 +296,3 @@ def _told(scored: _Scored, samples: Sequence[Sample]) -> tuple[Told, ...]:
         Told(sample=sample, texts=tuple(texts), rewards=tuple(rewards))
         for sample, texts, rewards in rows
     )
-
-
-@functools.partial(jax.jit, static_argnames="blueprint")
-def _see(params: Params, prompt: Prompt, *, blueprint: Blueprint) -> Prompt:
-    return blueprint.build(params).see(prompt)
-
-
-@functools.partial(jax.jit, static_argnames=("blueprint", "config", "evidence_id", "slots"))
-def _log_probs(
-    params: Params,
-    prompt: Prompt,
-    found: Generation,
-    *,
-    blueprint: Blueprint,
-    config: GrpoConfig,
-    evidence_id: int,
-    slots: int,
-) -> jax.Array:
-    """Of every sampled token under other parameters."""
-    model = blueprint.build(params)
-    answered = _replay(found, prompt, evidence_id=evidence_id, slots=slots).response
-    predicted = model.extend(model.prefill(prompt), answered)
-    return grpo.answer_log_probs(model, predicted, answered, config=config)
-
-
-def _replay(found: Generation, prompt: Prompt, *, evidence_id: int, slots: int) -> Replay:
-    frames = None
-    if found.grounding is not None:
-        frames = mesh_lib.repeat(prompt.visual.mask, len(found.tokens) // len(prompt.length))
-    return replay(found, frames, evidence_id=evidence_id, slots=slots)
-
-
-@functools.partial(jax.jit, static_argnames=("config", "evidence_id", "end_id", "slots"))
-def _assemble(
-    prompts: tuple[Prompt, ...],
-    found: tuple[Generation, ...],
-    reference: tuple[jax.Array | None, ...],
-    rewards: tuple[jax.Array, jax.Array],
-    *,
-    config: GrpoConfig,
-    evidence_id: int,
-    end_id: int,
-    slots: int,
-) -> tuple[PolicyBatch, dict[str, jax.Array]]:
-    """The parts of a rollout as one batch with advantages, and figures about it.
-
-    `rewards` are of the answers, and of their spans.
-    """
-    size = config.num_generations
-
-    def merged(parts):
-        return _merge([jax.tree.map(lambda x: grpo.grouped(x, size), part) for part in parts])
-
-    replays = merged(
-        [
-            _replay(one, prompt, evidence_id=evidence_id, slots=slots)
-            for one, prompt in zip(found, prompts, strict=True)
-        ]
-    )
-    log_probs = merged([one.log_probs for one in found])
-    gained, spans_gained = (_advantages(one, config) for one in rewards)
-    response, actions = replays.response, replays.actions
-    finite = jnp.all(jnp.where(response.mask, jnp.isfinite(log_probs), True), axis=2)
-    there = finite & jnp.isfinite(rewards[0])
-    drawn = None
-    if actions is not None:
-        drawn = Drawn(
-            frames=actions.frames,
-            log_probs=actions.log_probs,
-            mask=actions.mask & finite[..., None, None],
-            advantages=spans_gained,
-        )
-    batch = PolicyBatch(
-        prompt=_merge(prompts),
-        response=dataclasses.replace(response, mask=response.mask & there[..., None]),
-        advantages=gained,
-        log_probs=log_probs,
-        ref_log_probs=merged(reference) if config.policy.kl else None,
-        drawn=drawn,
-    )
-    ended = jnp.any(response.mask & (response.tokens == end_id), axis=2)
-    return batch, _figures(response, rewards[0], finite, ended)
-
-
-def _advantages(rewards: jax.Array, config: GrpoConfig) -> jax.Array:
-    prompts, size = rewards.shape
-    group = jnp.repeat(jnp.arange(prompts, dtype=jnp.int32), size)
-    gained = advantages.group_advantages(grpo.flat(rewards), group, config=config.advantage)
-    return grpo.grouped(gained, size)
-
-
-def _figures(
-    response: Response, rewards: jax.Array, finite: jax.Array, ended: jax.Array
-) -> dict[str, jax.Array]:
-    """What is logged of a rollout beside its rewards, over all hosts."""
-    there = jnp.isfinite(rewards)
-    group = jnp.repeat(jnp.arange(len(rewards), dtype=jnp.int32), rewards.shape[1])
-    same = advantages.collapsed_groups(grpo.flat(jnp.where(there, rewards, 0)), group)
-    count = jnp.maximum(jnp.sum(there, axis=1), 1).astype(jnp.float32)
-    mean = jnp.sum(jnp.where(there, rewards, 0), axis=1) / count
-    squares = jnp.sum(jnp.where(there, (rewards - mean[:, None]) ** 2, 0), axis=1)
-    return {
-        "reward_spread": jnp.mean(jnp.sqrt(squares / count)),
-        "equal_groups": same.sum / same.weight,
-        "answer_tokens": jnp.mean(jnp.sum(response.mask, axis=2).astype(jnp.float32)),
-        "cut_off": 1 - jnp.mean(ended.astype(jnp.float32)),
-        "not_finite": 1 - jnp.mean(finite.astype(jnp.float32)),
-        "finite": jnp.mean(finite.astype(jnp.float32)),
-    }
-
-
-def _merge(parts: Sequence[Any]) -> Any:
-    """Rows of all parts in the order of the questions, of which part p has every p-th."""
-    if len(parts) == 1:
-        return parts[0]
-
-    def merge(*values):
-        rest = (None,) * (values[0].ndim - 1)
-        both = jnp.stack(values, axis=1)
-        shape = (both.shape[0] * both.shape[1], *both.shape[2:])
-        return mesh_lib.reshape(both, shape, out=("batch", *rest))
-
-    return jax.tree.map(merge, *parts)
