@@ -102,4 +102,4 @@ def ask_in_text(config, args):
         config.train.steps = args.steps or 100
     else:
         config.data.batch_size = 16
-        config.train.steps = args.steps or 800
+        config.train.steps = args.steps or 500
