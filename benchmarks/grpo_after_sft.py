@@ -68,7 +68,7 @@ def write(found: dict[str, list[pretext.PretextScores]], options: argparse.Names
     facts = {
         "film": "Big Buck Bunny; trained on its first two thirds, asked about the last",
         "clips": f"{options.clips} held out, the same for all; likeliest answers",
-        "figures": f"mean ± standard deviation over {len(found['GRPO'])} seeds; gain paired by seed",
+        "figures": f"mean ± standard deviation over {len(found['GRPO'])} seeds, gain by seed",
         "blind": "the best constant answer to these very questions",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
