@@ -80,7 +80,7 @@ def check(
     if sizes["cp"] > 1:
         raise InputError("mesh.cp: context parallelism is not there yet; set mesh.cp=1")
     wanted = [
-        ("data.batch_size / train.accumulate", batch_size, "dcn x fsdp", data),
+        ("samples of a part of a batch", batch_size, "dcn x fsdp", data),
         ("model.decoder.width", model.decoder.width, "fsdp", sizes["fsdp"]),
         ("model.decoder.kv_heads", model.decoder.kv_heads, "tp", sizes["tp"]),
         ("model.decoder.hidden", model.decoder.hidden, "tp", sizes["tp"]),

@@ -134,9 +134,9 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
     chat = open_chat(experiment.data, experiment.model)
     check(experiment, chat)
     mesh = mesh_lib.make(experiment.mesh)
-    micro = experiment.data.batch_size // experiment.train.accumulate
     frames = visual_rows(experiment.model, experiment.data)
-    mesh_lib.check(experiment.model, mesh, batch_size=micro, frames=frames)
+    for size in _sizes(experiment):
+        mesh_lib.check(experiment.model, mesh, batch_size=size, frames=frames)
     closing = contextlib.closing
     with _Sigterm() as sigterm, mesh_lib.use(mesh), closing(batches(experiment, chat)) as data:
         blueprint = parameters.blueprint(experiment.model)
@@ -167,6 +167,15 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
             with closing(writer), _stepper(experiment, tx, chat, workdir, first) as step:
                 loop = _Loop(experiment, workdir, step, mesh, store, writer, sigterm)
                 return loop.run(current, data, first=first)
+
+
+def _sizes(experiment: Experiment) -> list[int]:
+    """How many samples, or prompts, are on the devices at a time."""
+    config, batch = experiment.objective, experiment.data.batch_size
+    found = [batch // (experiment.train.accumulate * _updates(experiment))]
+    if isinstance(config, GrpoConfig):
+        found.append(config.rollout_size or batch)
+    return found
 
 
 def _updates(experiment: Experiment) -> int:

@@ -124,7 +124,6 @@ def _figures(
         "answer_tokens": jnp.mean(jnp.sum(response.mask, axis=2).astype(jnp.float32)),
         "cut_off": 1 - jnp.mean(ended.astype(jnp.float32)),
         "not_finite": 1 - jnp.mean(finite.astype(jnp.float32)),
-        "finite": jnp.mean(finite.astype(jnp.float32)),
     }
 
 

@@ -127,7 +127,7 @@ class Rollouts:
             **self.replayed,
         )
         metrics = {name: float(value) for name, value in jax.device_get(stats).items()}
-        if not metrics["finite"]:
+        if metrics["not_finite"] == 1:
             raise InputError(
                 "none of the sampled answers has a finite probability: the parameters are no "
                 "longer numbers; start again from an earlier checkpoint with a lower optim.lr"
@@ -266,6 +266,9 @@ def _reward(
     said = answers.read(tokens, frames, sample=sample, chat=chat, config=experiment.data)
     overlap = functions.grounding(said.raw, said.spans, sample) if len(sample.spans) else 0.0
     told = {"text": said.text, "overlap": overlap}
+    if not sample.readable:
+        failure = f"{sample.kind}, {sample.video}: the video could not be read"
+        return _Rewarded(value=float("nan"), **told, failure=failure)
     try:
         value = float(function(said.raw, said.spans, sample))
     except Exception as error:  # of whatever function the user has given
