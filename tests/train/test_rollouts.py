@@ -64,10 +64,10 @@ def moved(experiment):
     }
 
 
-def roll(experiment, params=None, *, reward=None):
+def roll(experiment, params=None, *, reward=None, copy=None):
     chat = open_chat(experiment.data)
     blueprint = parameters.blueprint(experiment.model)
-    rollouts = Rollouts(experiment, blueprint=blueprint, chat=chat, mesh=None)
+    rollouts = Rollouts(experiment, blueprint=blueprint, chat=chat, mesh=None, copy=copy)
     rollouts.reward = reward or rollouts.reward
     params = moved(experiment) if params is None else params
     state = TrainState(step=jnp.int32(0), params=params, opt_state=(), key=jax.random.key(3))
@@ -107,6 +107,23 @@ def test_a_training_pass_gives_the_log_probabilities_of_the_sampler(name, reques
         np.testing.assert_allclose(
             grpo.grouped(spans, GROUP)[there], np.asarray(batch.drawn.log_probs)[there], atol=1e-4
         )
+
+
+def test_the_reference_is_a_copy_or_the_model_without_adapters(learns):
+    """A copy of the policy itself says what the policy says; without adapters it says less."""
+    policy, params = PolicyConfig(kl=0.1), moved(learns)
+    start = change(learns.train, init_from="somewhere")
+    copy = change(learns, train=start, objective=change(GRPO, policy=policy, reference="copy"))
+    same = roll(copy, params, copy=params)[1].batch
+    mask = np.asarray(same.response.mask)
+    np.testing.assert_allclose(same.ref_log_probs[mask], same.log_probs[mask], atol=1e-4)
+    plain = change(learns, objective=change(GRPO, policy=policy, reference="base"))
+    other = roll(plain, params)[1].batch
+    np.testing.assert_array_equal(other.response.tokens, same.response.tokens)
+    assert np.abs(other.ref_log_probs[mask] - same.ref_log_probs[mask]).max() > 1e-3
+    silent = {name: x * (0 if "lora_b" in name else 1) for name, x in params.items()}
+    bare = roll(copy, params, copy=silent)[1].batch
+    np.testing.assert_allclose(bare.ref_log_probs[mask], other.ref_log_probs[mask], atol=1e-5)
 
 
 def test_advantages_compare_the_answers_to_one_prompt(talks):
