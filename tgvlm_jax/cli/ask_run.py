@@ -164,7 +164,12 @@ def _windows(
 
 
 def _sureness(answered: Answered) -> float:
-    """Mean belief in the frames of the answered intervals; -1 without an interval."""
+    """Mean belief in the frames of the answered intervals; -1 without an interval.
+
+    Intervals in words come without belief: 0.
+    """
+    if not len(answered.probabilities):
+        return 0.0 if len(answered.spans) else -1.0
     seconds = answered.sample.seconds
     means = [
         row[(seconds >= first) & ((seconds < last) | (seconds == first))].mean()
@@ -184,10 +189,10 @@ def _drawn(
 ) -> Answer:
     """The answer over everything that was looked at; each frame with the belief of its window."""
     belief = np.zeros(len(frames.seconds), np.float32)
-    for one in answered:
-        if len(one.probabilities):
-            where = np.searchsorted(frames.seconds, one.sample.seconds)
-            belief[where] = np.maximum(belief[where], one.probabilities.max(axis=0))
+    believed = [one for one in answered if len(one.probabilities)]
+    for one in believed:
+        where = np.searchsorted(frames.seconds, one.sample.seconds)
+        belief[where] = np.maximum(belief[where], one.probabilities.max(axis=0))
     shown = frames.seconds - start
     spans: Float64[np.ndarray, "e 2"] = answered[best].spans - start
     return Answer(
@@ -195,7 +200,7 @@ def _drawn(
         text=answered[best].text,
         duration=stop - start,
         seconds=np.maximum(shown, 0.0),
-        probabilities=belief[None],
+        probabilities=belief[None] if believed else belief[None][:0],
         predicted=np.clip(spans, 0.0, stop - start),
         strip=film_strip(frames.pixels, shown, duration=stop - start),
         note=note,

@@ -7,6 +7,7 @@ from jaxtyping import Float64, Int
 
 from tgvlm_jax.data.chat import EVIDENCE, EVIDENCE_END, Chat, render
 from tgvlm_jax.grounding import spans as span_lib
+from tgvlm_jax.grounding.timecode import parse_spans
 from tgvlm_jax.schema import DataConfig
 from tgvlm_jax.types import Sample
 
@@ -19,14 +20,14 @@ class Said:
         raw: the text, `<evi>` and `</evi>` kept. text: what a person reads.
         mentions: seconds of every `<evi>`, of the grounding part too.
         spans: those of the spoken part; of the grounding part where it has none.
-        places: where in the ids the `<evi>` of `spans` stand.
+        places: where in the ids the `<evi>` of `spans` stand; none for intervals in words.
     """
 
     raw: str
     text: str
     mentions: Float64[np.ndarray, "m 2"]
     spans: Float64[np.ndarray, "e 2"]
-    places: Int[np.ndarray, "e"]
+    places: Int[np.ndarray, "_e"]
 
 
 def read(
@@ -41,7 +42,7 @@ def read(
 
     Args:
         tokens: generated ids. frames: what each would mean if it is `<evi>`, as (first, last)
-            frame; None for a model without evidence.
+            frame; None for a model without evidence, whose text is read for intervals.
         sample: what was asked. chat: how. config: has the convention of times.
     """
     ids = tokens.tolist()
@@ -49,7 +50,8 @@ def read(
     raw = chat.decode(ids)
     places = np.flatnonzero(np.asarray(ids) == chat.evidence_id)
     if frames is None:
-        frames, places = np.zeros((0, 2), np.int64), places[:0]
+        told = np.asarray(parse_spans(raw), np.float64).reshape(-1, 2)
+        return Said(raw=raw, text=raw.strip(), mentions=told, spans=told, places=places[:0])
     seconds = _seconds(frames[places], sample, config)
     spoken = max(0, len(places) - _mentions(raw))
     return Said(
