@@ -3,13 +3,15 @@
     python benchmarks/games_scores.py runs/games/run                  # one run
     python benchmarks/games_scores.py --name sft a b c --name fpo d e f   # means over seeds
 
-Prints a table, and with --out FILE writes every figure as JSON. Grounding: mean IoU and F1 at an
-IoU of 0.5. Captions: F1 of times alone, and of times and words together. Referring: share of
-answers in the very words of the truth.
+Prints tables, and with --out NAME writes them and every figure to benchmarks/results/NAME.*.
+Grounding: mean IoU and F1 at an IoU of 0.5. Captions: F1 of times alone, and of times and words
+together. Referring: share of answers in the very words of the truth. Runs of preferences have the
+curves of their margins beside.
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -23,7 +25,9 @@ from tgvlm_jax.data.shards import open_shards
 from tgvlm_jax.evaluation import event_answers
 from tgvlm_jax.evaluation.event_answers import EventAnswer, EventScores
 from tgvlm_jax.evaluation.runner import answer
+from tgvlm_jax.train.metrics import read_metrics
 
+RESULTS = Path(__file__).resolve().parent / "results"
 TASKS = ("tvg", "dvc", "rar")
 
 
@@ -32,25 +36,51 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", type=Path, help="work folders, without a name")
     parser.add_argument("--name", nargs="+", action="append", default=[], help="NAME RUN ...")
     parser.add_argument("--films", type=int, default=10**6, help="held-out films to ask about")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", help="name of the results")
     args = parser.parse_args()
     groups = {str(run): [run] for run in args.runs}
     groups |= {name: [Path(run) for run in runs] for name, *runs in args.name}
     found = {name: [scores(run, args.films) for run in runs] for name, runs in groups.items()}
-    print("|  | grounding mIoU | F1@0.5 | captions F1@0.5 | with words | referring |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    lines = ["|  | grounding mIoU | F1@0.5 | captions F1@0.5 | with words | referring |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
     for name, each in found.items():
         rows = [figures(one) for one in each]
-        print(f"| {name} | {' | '.join(spread(column) for column in zip(*rows, strict=True))} |")
+        lines.append(f"| {name} | {' | '.join(map(spread, zip(*rows, strict=True)))} |")
     first = next(iter(groups.values()))[0]
     blind = games_questions.blind(val_records(first))
     row = [blind.mean_iou, blind.recall, blind.captions, None, blind.referring]
-    print(f"| blind | {' | '.join('-' if one is None else f'{one:.3f}' for one in row)} |")
+    lines.append(f"| blind | {' | '.join('-' if x is None else f'{x:.3f}' for x in row)} |")
+    for name, runs in groups.items():
+        lines += curves(name, runs)
+    print("\n".join(lines))
     if args.out:
         plain = {name: [{t: dataclasses.asdict(s) for t, s in one.items()} for one in each]
                  for name, each in found.items()}  # fmt: skip
         plain["blind"] = dataclasses.asdict(blind)
-        files.write_text(args.out, json.dumps(plain, indent=1) + "\n")
+        head = ["# Held-out rendered films", "", "Mean ± standard deviation over the runs.", ""]
+        files.write_text(RESULTS / f"{args.out}.md", "\n".join([*head, *lines]) + "\n")
+        files.write_text(RESULTS / f"{args.out}.json", json.dumps(plain, indent=1) + "\n")
+
+
+def curves(name: str, runs: list[Path]) -> list[str]:
+    """Preference loss and margin over the steps of runs that have them, in sixths of a run."""
+    logs = [read_metrics(run / "metrics.jsonl") for run in runs]
+    if not all(log and "margin" in log[0] for log in logs):
+        return []
+    lines = ["", f"{name}, while it trains (means of a sixth of the steps):", ""]
+    lines += [
+        "| steps | margin, nats | pairs in order | preference loss |",
+        "| --- | --- | --- | --- |",
+    ]
+    edges = np.linspace(0, min(map(len, logs)), 7).astype(int).tolist()
+    for first, last in itertools.pairwise(edges):
+        means = [
+            np.mean([one[key] for log in logs for one in log[first:last]])
+            for key in ("margin", "accuracy", "preference")
+        ]
+        cells = f"{means[0]:.1f} | {means[1]:.3f} | {means[2]:.4f}"
+        lines.append(f"| {first + 1} to {last} | {cells} |")
+    return lines
 
 
 def scores(run: Path, films: int) -> dict[str, EventScores]:
