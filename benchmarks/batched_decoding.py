@@ -48,7 +48,7 @@ def prompts(frames: int, question: int) -> Prompt:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="both ways in turn")
+    parser.add_argument("--rounds", type=int, default=3, help="both ways in turn")
     parser.add_argument("--frames", type=int, default=64, help="of the longest video")
     parser.add_argument("--question", type=int, default=32, help="tokens of the longest")
     parser.add_argument("--tokens", type=int, nargs="+", default=[32, 128], help="of an answer")

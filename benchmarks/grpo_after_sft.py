@@ -15,6 +15,7 @@ import os
 import platform
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from tgvlm_jax.cli import session
@@ -22,7 +23,7 @@ from tgvlm_jax.config import freeze, load
 from tgvlm_jax.data.chat import open_chat
 from tgvlm_jax.evaluation import pretext
 from tgvlm_jax.evaluation.runner import answer, held_out_samples
-from tgvlm_jax.schema import Experiment
+from tgvlm_jax.schema import Experiment, SamplingConfig
 from tgvlm_jax.train import loop
 
 HERE = Path(__file__).resolve().parent
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=384, help="held out")
     options = parser.parse_args()
     session.prepare_jax()
-    found: dict[str, list[pretext.PretextScores]] = {"SFT": [], "GRPO": []}
+    found: dict[str, list[Held]] = {"SFT": [], "GRPO": []}
     for seed in options.seeds:
         first = options.workdir / f"sft{seed}"
         for stage, arg, folder, start in (
@@ -57,40 +58,62 @@ def main() -> None:
         write(found, options)
 
 
-def scores(experiment: Experiment, folder: Path) -> pretext.PretextScores:
+Held = dict[str, pretext.PretextScores]
+"""By the way of answering."""
+WAYS = {"sampled": SamplingConfig(temperature=1.0), "likeliest": SamplingConfig()}
+
+
+def scores(experiment: Experiment, folder: Path) -> Held:
+    """Held-out scores of a run's model, which is trained if it is not there."""
     params = loop.train(experiment, folder).params
-    chat = open_chat(experiment.data, experiment.model)
-    said = answer(params, held_out_samples(experiment), experiment=experiment, chat=chat)
-    return pretext.score([one.sample for one in said], [one.raw for one in said])
+    chat, clips = open_chat(experiment.data, experiment.model), held_out_samples(experiment)
+    found = {}
+    for way, sampling in WAYS.items():
+        said = answer(
+            params,
+            clips,
+            experiment=experiment,
+            chat=chat,
+            sampling=sampling,
+            key=jax.random.key(0),
+        )
+        found[way] = pretext.score([one.sample for one in said], [one.raw for one in said])
+    return found
 
 
-def write(found: dict[str, list[pretext.PretextScores]], options: argparse.Namespace) -> None:
+def write(found: dict[str, list[Held]], options: argparse.Namespace) -> None:
     facts = {
         "film": "Big Buck Bunny; trained on its first two thirds, asked about the last",
-        "clips": f"{options.clips} held out, the same for all; likeliest answers",
+        "clips": f"{options.clips} held out, the same for all",
+        "answers": "sampled at temperature 1, as in training, and the likeliest",
         "figures": f"mean ± standard deviation over {len(found['GRPO'])} seeds, gain by seed",
         "blind": "the best constant answer to these very questions",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
     lines = ["# Rewards after supervised fine-tuning", ""]
     lines += [f"- {key}: {value}" for key, value in facts.items()]
-    lines += ["", "| task | after SFT | after GRPO | gain | best blind |"]
-    lines.append("| --- | ---: | ---: | ---: | ---: |")
-    for task, last in found["GRPO"][0].tasks.items():
-        before, after = (
-            np.array([one.tasks[task].smooth for one in found[stage]]) for stage in ("SFT", "GRPO")
-        )
-        cells = [f"{x.mean():.3f} ± {x.std():.3f}" for x in (before, after)]
-        gain = after - before
-        cells.append(f"{gain.mean():+.3f} ± {gain.std():.3f}")
-        lines.append(f"| {task} | {' | '.join(cells)} | {last.best_blind:.3f} |")
+    lines += ["", "| task | answers | after SFT | after GRPO | gain | best blind |"]
+    lines.append("| --- | --- | ---: | ---: | ---: | ---: |")
+    for task, last in found["GRPO"][0]["sampled"].tasks.items():
+        for way in WAYS:
+            before, after = (
+                np.array([one[way].tasks[task].smooth for one in found[stage]])
+                for stage in ("SFT", "GRPO")
+            )
+            gain = after - before
+            cells = [f"{x.mean():.3f} ± {x.std():.3f}" for x in (before, after)]
+            cells.append(f"{gain.mean():+.3f} ± {gain.std():.3f}")
+            lines.append(f"| {task} | {way} | {' | '.join(cells)} | {last.best_blind:.3f} |")
     text = "\n".join(lines) + "\n"
     print(text, flush=True)
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / "grpo_after_sft.md").write_text(text)
     record = {
         "facts": facts,
-        "seeds": {stage: [one.to_json() for one in each] for stage, each in found.items()},
+        "seeds": {
+            stage: [{way: one.to_json() for way, one in held.items()} for held in each]
+            for stage, each in found.items()
+        },
     }
     (HERE / "results" / "grpo_after_sft.json").write_text(json.dumps(record, indent=1) + "\n")
 

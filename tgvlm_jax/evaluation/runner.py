@@ -55,15 +55,14 @@ def answer(
     chat: Chat,
     mesh: Mesh | None = None,
     sampling: SamplingConfig = GREEDY,
+    key: jax.Array | None = None,
 ) -> list[Answered]:
     """Answers questions in batches of one size, so that a bucket compiles once.
 
-    `sampling` is how tokens are chosen, without chance.
+    `sampling` is how tokens are chosen; with a temperature it needs a `key`.
     """
-    found = _answers(
-        params, samples, experiment=experiment, chat=chat, mesh=mesh, sampling=sampling
-    )
-    return list(found)
+    settings = {"experiment": experiment, "chat": chat, "mesh": mesh}
+    return list(_answers(params, samples, sampling=sampling, key=key, **settings))
 
 
 def _answers(
@@ -74,15 +73,16 @@ def _answers(
     chat: Chat,
     mesh: Mesh | None,
     sampling: SamplingConfig = GREEDY,
+    key: jax.Array | None = None,
 ) -> Iterator[Answered]:
     size = experiment.evaluation.batch_size
     starts = range(0, len(samples), size)
     for start in tqdm(starts, desc="answering", unit="batch", leave=False, disable=None):
         part = list(samples[start : start + size])
         padded = part + part[-1:] * (size - len(part))
-        found = _generate(
-            params, padded, experiment=experiment, chat=chat, mesh=mesh, sampling=sampling
-        )
+        own = None if key is None else jax.random.fold_in(key, start)
+        settings = {"experiment": experiment, "chat": chat, "mesh": mesh}
+        found = _generate(params, padded, sampling=sampling, key=own, **settings)
         for row, sample in enumerate(part):
             yield _read(row, sample, found, experiment, chat)
 
@@ -95,6 +95,7 @@ def _generate(
     chat: Chat,
     mesh: Mesh | None,
     sampling: SamplingConfig,
+    key: jax.Array | None,
 ) -> Generation:
     asked = [dataclasses.replace(sample, answer="", spans=np.zeros((0, 2))) for sample in samples]
     encoded = [chat.encode(sample) for sample in asked]
@@ -109,6 +110,7 @@ def _generate(
             end_id=chat.end_id,
             pad_id=chat.pad_id,
             sampling=sampling,
+            key=key,
         )
     return jax.device_get(found)
 
