@@ -40,9 +40,10 @@ def get_config(arg: str | None = None):
         worse = PerturbationConfig(kinds=("shift",))
         objective = FpoConfig(perturbation=worse, supervised=0.1)
     if args.grpo:
-        # The reward is how well the evidence fits; words and frames each learn from it.
+        # The reward is how well the evidence fits, where the words are right; words and frames each
+        # learn from it. Without the words' part they are dropped one by one.
         objective = GrpoConfig(
-            reward="grounding",
+            reward="worded_grounding",
             num_generations=8,
             max_tokens=24,
             spans=1.0,
@@ -77,7 +78,7 @@ def get_config(arg: str | None = None):
         config.seed = 2000
         # Muon's steps are as long for noise as for a signal; rewards have more of the former.
         config.optim.name = "adamw"
-        config.optim.lr = 3e-4
+        config.optim.lr = 5e-5
         config.optim.weight_decay = 0.0
         config.optim.warmup_steps = 5
         config.train.steps = args.steps or 40
@@ -103,6 +104,7 @@ def ask_in_text(config, args):
         config.objective.reward = "videossr"
         config.objective.spans = 0.0
         config.objective.max_tokens = 12
+        config.optim.lr = 3e-4
         config.train.steps = args.steps or 100
     else:
         config.train.steps = args.steps or 500

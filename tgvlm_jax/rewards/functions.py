@@ -33,8 +33,14 @@ def grounding(text: str, spans: Float64[np.ndarray, "e 2"], sample: Sample) -> f
     return span_lib.union_iou(spans, sample.spans)
 
 
+def worded_grounding(text: str, spans: Float64[np.ndarray, "e 2"], sample: Sample) -> float:
+    """The same where the answer has the very words of the truth, else 0: words cannot be shed."""
+    return grounding(text, spans, sample) if text.strip() == sample.answer.strip() else 0.0
+
+
 FUNCTIONS: dict[str, Reward] = {
     "videossr": smooth,
     "videossr_strict": strict,
     "grounding": grounding,
+    "worded_grounding": worded_grounding,
 }

@@ -116,7 +116,8 @@ class GrpoConfig:
 
     Attributes:
         reward: "videossr" gives partial credit, "videossr_strict" only the very answer any;
-            "grounding" is the overlap of the evidence with the truth.
+            "grounding" is the overlap of the evidence with the truth, "worded_grounding" counts it
+            only where the words are those of the truth.
         num_generations: answers sampled to each prompt.
         max_tokens: longest answer; all are padded to it.
         sampling: how answers are sampled. Log-probabilities are those at its temperature, before
@@ -133,7 +134,7 @@ class GrpoConfig:
     """
 
     kind: Literal["grpo"] = "grpo"
-    reward: Literal["videossr", "videossr_strict", "grounding"] = "videossr"
+    reward: Literal["videossr", "videossr_strict", "grounding", "worded_grounding"] = "videossr"
     num_generations: int = 8
     max_tokens: int = 32
     sampling: SamplingConfig = SamplingConfig(temperature=1.0)

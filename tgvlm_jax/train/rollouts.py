@@ -232,7 +232,7 @@ def check(experiment: Experiment) -> None:
     if config.reference == "copy" and not experiment.train.init_from:
         raise InputError("objective.reference='copy' needs train.init_from: what is copied")
     evidence = experiment.model.evidence is not None
-    if (config.spans or config.reward == "grounding") and not evidence:
+    if (config.spans or "grounding" in config.reward) and not evidence:
         raise InputError("the objective is about spans, but the model has no evidence heads")
 
 
