@@ -80,7 +80,7 @@ def check(
     if sizes["cp"] > 1:
         raise InputError("mesh.cp: context parallelism is not there yet; set mesh.cp=1")
     wanted = [
-        ("samples of a part of a batch", batch_size, "dcn x fsdp", data),
+        ("data.batch_size in parts (train.accumulate, objective)", batch_size, "dcn x fsdp", data),
         ("model.decoder.width", model.decoder.width, "fsdp", sizes["fsdp"]),
         ("model.decoder.kv_heads", model.decoder.kv_heads, "tp", sizes["tp"]),
         ("model.decoder.hidden", model.decoder.hidden, "tp", sizes["tp"]),
