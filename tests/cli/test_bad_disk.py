@@ -89,7 +89,7 @@ def test_a_full_disk_keeps_the_earlier_results(fails, tgvlm, world, tmp_path):
         assert {name: (disk / name).read_bytes() for name in before} == before
 
 
-# Writes of Orbax that a full disk has ended still report to its event loop, which is closed by then.
+# Writes of Orbax that a full disk has ended report late to its event loop, which is closed by then.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_training_goes_on_when_there_is_room_again(fails, tgvlm, world, tmp_path):
     with tmpfs(tmp_path / "disk", "size=1200k") as disk:
