@@ -14,7 +14,7 @@ from tgvlm_jax.models import parameters
 from tgvlm_jax.objectives import grpo
 from tgvlm_jax.rewards import functions
 from tgvlm_jax.schema import GrpoConfig, LoraConfig, PolicyConfig, SamplingConfig
-from tgvlm_jax.train import loop, transcript
+from tgvlm_jax.train import loop
 from tgvlm_jax.train.metrics import read_metrics
 from tgvlm_jax.train.rollouts import Rollouts
 from tgvlm_jax.train.state import TrainState
@@ -188,7 +188,7 @@ def test_a_run_resumes_to_the_bit_and_compiles_once(learns, tmp_path, monkeypatc
     assert {"reward", "clip_fraction", "answer_tokens", "spans"} <= set(records[0])
     assert len({one["compiles"] for one in records}) == 1
     assert all(one["reward_spread"] > 0 and one["grad_norm"] > 0 for one in records)
-    groups = transcript.read(parts / "rollouts.jsonl")
+    groups = read_metrics(parts / "rollouts.jsonl")
     assert [one["step"] for one in groups] == [1, 2, 4, 6]
     assert len(groups[0]["answers"]) == GROUP
 

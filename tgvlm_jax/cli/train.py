@@ -54,7 +54,7 @@ def look(workdir: Path) -> None:
     from tgvlm_jax.report.rollouts import write_rollouts
     from tgvlm_jax.train import metrics, transcript
 
-    groups = transcript.read(workdir / transcript.NAME)
+    groups = metrics.read_metrics(workdir / transcript.NAME)
     if not groups:
         return
     log, path = metrics.read_metrics(workdir / "metrics.jsonl"), workdir / "rollouts.html"

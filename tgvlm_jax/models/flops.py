@@ -28,7 +28,7 @@ def per_step(
         answers.append(batch.rejected)
     lengths = [one.tokens.shape[1] for one in answers]
     t = sum(lengths)
-    learns = any(name.startswith("tower.") for name in trained)
+    learns = parameters.reach_tower(trained)
     through = {"tower": 2 if learns else 1, "decoder": 2, "evidence": 2}
     total = 0.0
     uses = {"decoder.blocks": float(b * (p + t)), **_visual(config, batch)}

@@ -6,6 +6,7 @@ from dotted path to array, such as `decoder.blocks.q.weight`.
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import jax
@@ -59,6 +60,11 @@ def blueprint(config: ModelConfig) -> Blueprint:
 def init(config: ModelConfig, key: jax.Array) -> Params:
     """Fresh parameters, laid out on the mesh that is set."""
     return _flat(VideoLanguageModel(config, rngs=nnx.Rngs(key)))
+
+
+def reach_tower(trained: Iterable[str]) -> bool:
+    """Whether any of the parameters that are trained is the tower's."""
+    return any(name.startswith("tower.") for name in trained)
 
 
 def _flat(model: nnx.Module) -> Params:

@@ -71,13 +71,13 @@ def coefficients(experiment: Experiment) -> dict[str, float]:
 def weights(batch: PolicyBatch, *, config: GrpoConfig) -> dict[str, Float[Array, ""]]:
     """What each sum is divided by, taken from the whole batch."""
     mask = flat(batch.response.mask)
-    found = policy.weights(mask, _groups(batch), config=config.policy)
+    found = policy.weights(mask, groups(batch.advantages), config=config.policy)
     tokens = jnp.sum(mask).astype(jnp.float32)
     found |= dict.fromkeys(_SHOWN, tokens)
     if config.spans and batch.drawn is not None:
         actions = _actions(batch.drawn.mask)
         setting = _of_spans(config.policy)
-        found["spans"] = policy.weights(actions, _groups(batch), config=setting)["policy"]
+        found["spans"] = policy.weights(actions, groups(batch.advantages), config=setting)["policy"]
     return found
 
 
@@ -88,7 +88,7 @@ def sums(
     response: Response = jax.tree.map(flat, batch.response)
     predicted = model.extend(model.prefill(batch.prompt), response)
     log_probs = answer_log_probs(model, predicted, response, config=config)
-    group = _groups(batch)
+    group = groups(batch.advantages)
     sampled = Sampled(
         old_log_probs=flat(batch.log_probs),
         ref_log_probs=None if batch.ref_log_probs is None else flat(batch.ref_log_probs),
@@ -166,9 +166,9 @@ def _rows(x: Any) -> Any:
     return mesh.reshape(x, (x.shape[0], x.shape[1] * x.shape[2]), out=("batch", None))
 
 
-def _groups(batch: PolicyBatch) -> Int[Array, "b"]:
+def groups(of: Float[Array, "b g"]) -> Int[Array, "_n"]:
     """For every answer, the number of its prompt."""
-    prompts, size = batch.advantages.shape
+    prompts, size = of.shape
     return jnp.repeat(jnp.arange(prompts, dtype=jnp.int32), size)
 
 

@@ -15,17 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tgvlm_jax.models.evidence import span_means
 from tgvlm_jax.models.parameters import Blueprint, Params
 from tgvlm_jax.models.vlm import PromptState, for_answers
-from tgvlm_jax.rollout.sampler import (
-    Generation,
-    Settings,
-    decode,
-    draw,
-    empty_cache,
-    unstack,
-)
+from tgvlm_jax.rollout.sampler import Generation, Settings, advance, empty_cache, unstack
 from tgvlm_jax.schema import SamplingConfig
 from tgvlm_jax.types import InputError, Prompt, pytree
 
@@ -248,27 +240,21 @@ def _chunk(
     """A few tokens of every answer."""
     model = blueprint.build(params)
     read = for_answers(state.prompt, len(state.done) // len(state.ages))
-    weights, head = unstack(model, read), model.decoder.head()
-    settings = Settings(evidence_id=evidence_id, sampling=sampling, key=key, sample_spans=False)
+    weights = unstack(model, read)
+    settings = Settings(
+        end_id=end_id,
+        pad_id=pad_id,
+        evidence_id=evidence_id,
+        sampling=sampling,
+        key=key,
+        sample_spans=False,
+    )
 
     def step(state, _):
-        logits = model.decoder.logits(state.final, head=head)[:, 0]
-        loop = {"index": state.index, "used": None, "query": state.query}
-        drawn = draw(model, read, logits, loop, settings)
-        token = jnp.where(state.done, pad_id, drawn.tokens[:, 0])[:, None]
-        drawn = dataclasses.replace(drawn, tokens=token, mask=~state.done[:, None])
-        x = model.decoder.embed(token)
-        if drawn.grounding is not None:
-            event = span_means(read.bank.states, drawn.grounding.spans, read.bank.mask)
-            x = x + jnp.where((token == evidence_id)[..., None], event, 0)
-        moved = {"index": state.index, "ages": state.ages}
-        state = dataclasses.replace(
-            state,
-            **decode(model, weights, read, state.cache, x, **moved),
-            ages=state.ages + 1,
-            index=state.index + 1,
-            done=state.done | (token[:, 0] == end_id),
-        )
+        names = ("index", "done", "final", "query", "cache")
+        loop = {"used": None, **{name: getattr(state, name) for name in names}}
+        drawn, moved = advance(model, weights, read, loop, settings, ages=state.ages)
+        state = dataclasses.replace(state, ages=state.ages + 1, index=state.index + 1, **moved)
         return state, drawn
 
     state, drawn = jax.lax.scan(step, state, length=steps)

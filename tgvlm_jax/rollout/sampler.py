@@ -96,33 +96,29 @@ def generate(
     read = for_answers(model.prefill(prompt), samples)
     layers = model.config.decoder.layers
     settings = Settings(
-        evidence_id=evidence_id, sampling=sampling, key=key, sample_spans=sample_spans
+        end_id=end_id,
+        pad_id=pad_id,
+        evidence_id=evidence_id,
+        sampling=sampling,
+        key=key,
+        sample_spans=sample_spans,
     )
     used = None
     if sampling.repetition_penalty != 1.0:
         used = used_tokens(prompt, evidence_id, size=model.config.decoder.vocab_size)
         used = mesh.repeat(used, samples)
-    start = _start(read, used, max_tokens, pad_id, settings, layers=layers)
-    weights, head = unstack(model, read), model.decoder.head()
+    start = _start(read, used, max_tokens, settings, layers=layers)
+    weights = unstack(model, read)
 
     def step(loop):
         i = loop["index"]
-        logits = model.decoder.logits(loop["final"], head=head)[:, 0]
-        drawn = draw(model, read, logits, loop, settings)
-        token = jnp.where(loop["done"], pad_id, drawn.tokens[:, 0])[:, None]
-        drawn = dataclasses.replace(drawn, tokens=token, mask=~loop["done"][:, None])
-        x = model.decoder.embed(token)
-        if drawn.grounding is not None:
-            event = span_means(read.bank.states, drawn.grounding.spans, read.bank.mask)
-            x = x + jnp.where((token == evidence_id)[..., None], event, 0)
         ages = jnp.full_like(read.earlier.mask[:, 0], i, jnp.int32)
-        states = decode(model, weights, read, loop["cache"], x, index=i, ages=ages)
+        drawn, moved = advance(model, weights, read, loop, settings, ages=ages)
         return {
             "index": i + 1,
             "out": _write(loop["out"], drawn, i),
-            "done": loop["done"] | jnp.any(token == jnp.atleast_1d(end_id), axis=1),
-            "used": add_used(loop["used"], token, evidence_id),
-            **states,
+            "used": add_used(loop["used"], drawn.tokens, evidence_id),
+            **moved,
         }
 
     def unfinished(loop):
@@ -135,7 +131,6 @@ def _start(
     read: PromptState,
     used: jax.Array | None,
     length: int,
-    pad_id: int | jax.Array,
     settings: "Settings",
     *,
     layers: int,
@@ -143,7 +138,7 @@ def _start(
     """What the loop carries, before its first token."""
     return {
         "index": jnp.zeros((), jnp.int32),
-        "out": _blank(read, length, pad_id, settings),
+        "out": _blank(read, length, settings),
         "done": _rows(jnp.zeros(read.next_position.shape, bool)),
         "used": used,
         "final": read.final,
@@ -156,23 +151,50 @@ def _start(
 class Settings:
     """How tokens and frames are drawn; as in `generate`."""
 
+    end_id: int | jax.Array
+    pad_id: int | jax.Array
     evidence_id: int | jax.Array
     sampling: SamplingConfig
     key: jax.Array | None
     sample_spans: bool
 
 
-def draw(
+def advance(
+    model: VideoLanguageModel,
+    weights: "Unstacked",
+    read: PromptState,
+    loop: dict[str, Any],
+    settings: Settings,
+    *,
+    ages: Int[Array, "_b"],
+) -> tuple[Generation, dict[str, Any]]:
+    """One more token of every row, padding where it has ended; and what the loop carries on.
+
+    Args:
+        loop: "index" of the cache's slot, "done", "used", "final", "query" and "cache".
+        ages: tokens that the answers to each prompt have so far.
+    """
+    logits = model.decoder.logits(loop["final"], head=weights.head)[:, 0]
+    drawn = _draw(model, read, logits, loop, settings)
+    token = jnp.where(loop["done"], settings.pad_id, drawn.tokens[:, 0])[:, None]
+    drawn = dataclasses.replace(drawn, tokens=token, mask=~loop["done"][:, None])
+    x = model.decoder.embed(token)
+    if drawn.grounding is not None:
+        event = span_means(read.bank.states, drawn.grounding.spans, read.bank.mask)
+        x = x + jnp.where((token == settings.evidence_id)[..., None], event, 0)
+    states = _decode(model, weights, read, loop["cache"], x, index=loop["index"], ages=ages)
+    done = loop["done"] | jnp.any(token == jnp.atleast_1d(settings.end_id), axis=1)
+    return drawn, {"done": done, **states}
+
+
+def _draw(
     model: VideoLanguageModel,
     read: PromptState,
     logits: jax.Array,
     loop: dict[str, Any],
     settings: Settings,
 ) -> Generation:
-    """The next token of every row, and what it would point at if it is `<evi>`.
-
-    Of `loop` the entries "index", "used" and "query" count.
-    """
+    """The next token of every row, and what it would point at if it is `<evi>`."""
     sampling, own, spans_key = settings.sampling, None, None
     if settings.key is not None:
         own, spans_key = jax.random.split(jax.random.fold_in(settings.key, loop["index"]))
@@ -204,9 +226,7 @@ def _ground(heads: Evidence, bank: Bank, query: jax.Array, key: jax.Array | None
     )
 
 
-def _blank(
-    read: PromptState, length: int, pad_id: int | jax.Array, settings: Settings
-) -> Generation:
+def _blank(read: PromptState, length: int, settings: Settings) -> Generation:
     """Room for what is generated."""
     batch, grounding = read.next_position.shape[0], None
 
@@ -223,7 +243,7 @@ def _blank(
             log_probs=room(jnp.float32, frames) if sampled else None,
         )
     return Generation(
-        tokens=_rows(jnp.full((batch, length), pad_id, jnp.int32)),
+        tokens=_rows(jnp.full((batch, length), settings.pad_id, jnp.int32)),
         mask=room(bool),
         grounding=grounding,
         log_probs=room(jnp.float32) if settings.sampling.temperature else None,
@@ -236,16 +256,17 @@ class Unstacked:
 
     blocks: list[Block]
     prompt: list[KeyValues]
+    head: jax.Array
 
 
 def unstack(model: VideoLanguageModel, read: PromptState) -> Unstacked:
     """Taken apart once, before a loop."""
     layers = range(model.config.decoder.layers)
     prompt = [jax.tree.map(lambda x, i=i: x[i], read.earlier.kv) for i in layers]
-    return Unstacked(blocks=model.decoder.unstacked(), prompt=prompt)
+    return Unstacked(blocks=model.decoder.unstacked(), prompt=prompt, head=model.decoder.head())
 
 
-def decode(
+def _decode(
     model: VideoLanguageModel,
     weights: Unstacked,
     read: PromptState,

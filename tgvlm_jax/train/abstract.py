@@ -135,7 +135,7 @@ def _seen(experiment: Experiment, prompt: Prompt) -> Prompt:
     """A tower in which nothing is trained has done its work when answers are sampled."""
     blueprint = parameters.blueprint(experiment.model)
     trained = optim.trainable(experiment.optim, dict.fromkeys(blueprint.shapes))
-    if any(name.startswith("tower.") for name in trained):
+    if parameters.reach_tower(trained):
         return prompt
 
     def see(prompt: Prompt) -> Prompt:

@@ -164,8 +164,9 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
                 total_steps=experiment.train.steps,
                 writes=jax.process_index() == 0,
             )
-            with closing(writer), _stepper(experiment, tx, chat, workdir, first) as step:
-                loop = _Loop(experiment, workdir, step, mesh, store, writer, sigterm)
+            stepper = _stepper(experiment, tx, chat, mesh, workdir=workdir, first=first)
+            with closing(writer), stepper as step:
+                loop = _Loop(experiment, workdir, step, store, writer, sigterm)
                 return loop.run(current, data, first=first)
 
 
@@ -189,11 +190,13 @@ def _stepper(
     experiment: Experiment,
     tx: optax.GradientTransformation,
     chat: Chat,
+    mesh: Mesh | None,
+    *,
     workdir: Path,
     first: int,
 ) -> Iterator[Callable]:
     """What takes a state and a host batch to the next state and its metrics."""
-    blueprint, mesh = parameters.blueprint(experiment.model), mesh_lib.make(experiment.mesh)
+    blueprint = parameters.blueprint(experiment.model)
     update = make_step(blueprint, tx, experiment)
     config = experiment.objective
     if not isinstance(config, GrpoConfig):
@@ -260,7 +263,6 @@ class _Loop:
     experiment: Experiment
     workdir: Path
     step: Callable
-    mesh: Mesh | None
     store: checkpoint.Checkpoints
     writer: MetricsWriter
     sigterm: _Sigterm

@@ -58,8 +58,7 @@ class MetricsWriter:
         self._bar = None
         if not writes:
             return
-        keep = [line for line in read_metrics(path) if line["step"] <= resume_step]
-        files.write_text(path, "".join(json.dumps(line) + "\n" for line in keep))
+        rewind(path, step=resume_step)
         with files.disk_errors(path):
             self._file = path.open("a")
         if sys.stderr.isatty():
@@ -106,8 +105,14 @@ _SHOWN = (
 )
 
 
+def rewind(path: Path, *, step: int) -> None:
+    """Drops from a file of JSON lines those of steps that will be run again."""
+    kept = [line for line in read_metrics(path) if line["step"] <= step]
+    files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics file; a last line that was cut off is left out."""
+    """The records that a run logs as JSON lines; a last line that was cut off is left out."""
     if not path.exists():
         return []
     records = []

@@ -102,10 +102,9 @@ def assemble(
 
 
 def _advantages(rewards: jax.Array, config: GrpoConfig) -> jax.Array:
-    prompts, size = rewards.shape
-    group = jnp.repeat(jnp.arange(prompts, dtype=jnp.int32), size)
-    gained = advantages.group_advantages(grpo.flat(rewards), group, config=config.advantage)
-    return grpo.grouped(gained, size)
+    flat, group = grpo.flat(rewards), grpo.groups(rewards)
+    gained = advantages.group_advantages(flat, group, config=config.advantage)
+    return grpo.grouped(gained, rewards.shape[1])
 
 
 def _figures(
@@ -113,8 +112,8 @@ def _figures(
 ) -> dict[str, jax.Array]:
     """What is logged of a rollout beside its rewards, over all hosts."""
     there = jnp.isfinite(rewards)
-    group = jnp.repeat(jnp.arange(len(rewards), dtype=jnp.int32), rewards.shape[1])
-    same = advantages.collapsed_groups(grpo.flat(jnp.where(there, rewards, 0)), group)
+    counted = grpo.flat(jnp.where(there, rewards, 0))
+    same = advantages.collapsed_groups(counted, grpo.groups(rewards))
     count = jnp.maximum(jnp.sum(there, axis=1), 1).astype(jnp.float32)
     mean = jnp.sum(jnp.where(there, rewards, 0), axis=1) / count
     squares = jnp.sum(jnp.where(there, (rewards - mean[:, None]) ** 2, 0), axis=1)

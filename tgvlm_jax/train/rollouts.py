@@ -18,7 +18,7 @@ from jaxtyping import Float
 from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.data import answers
 from tgvlm_jax.data.chat import Chat
-from tgvlm_jax.models import lora
+from tgvlm_jax.models import lora, parameters
 from tgvlm_jax.models.parameters import Blueprint, Params
 from tgvlm_jax.objectives.grpo import PolicyBatch
 from tgvlm_jax.rewards import functions
@@ -87,7 +87,7 @@ class Rollouts:
         self.replayed = {"evidence_id": chat.evidence_id, "slots": slots}
         self.pool = concurrent.futures.ThreadPoolExecutor(config.reward_threads)
         trained = optim.trainable(experiment.optim, blueprint.shapes)
-        self.sees_once = not any(name.startswith("tower.") for name in trained)
+        self.sees_once = not parameters.reach_tower(trained)
 
     def close(self) -> None:
         """Stops the threads."""

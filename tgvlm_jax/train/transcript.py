@@ -7,11 +7,11 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from tgvlm_jax import files
+from tgvlm_jax.train.metrics import rewind
 from tgvlm_jax.train.rollouts import Rolled
 
 NAME = "rollouts.jsonl"
@@ -25,8 +25,7 @@ class Transcript:
         self.path, self.every = workdir / NAME, every
         self.writes = jax.process_index() == 0
         if self.writes:
-            kept = [line for line in read(self.path) if line["step"] <= resume_step]
-            files.write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+            rewind(self.path, step=resume_step)
 
     def add(self, step: int, rolled: Rolled) -> None:
         """Writes down the first group of a step, if it is that step's turn or a reward failed."""
@@ -47,16 +46,3 @@ class Transcript:
         }
         with files.disk_errors(self.path), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The groups of a file; a last line that was cut off is left out."""
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_text().splitlines():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return found
