@@ -154,6 +154,28 @@ class PatchRows:
 
 @pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Views:
+    """Clips of one take seen from several places at the same time.
+
+    Attributes:
+        clips: RGB; those of missing views mean nothing. mask: true on views that are there.
+    """
+
+    clips: Annotated[Any, "uint8 b v f y x 3"]
+    mask: Annotated[Any, "bool b v"]
+
+
+@pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ViewFeatures:
+    """What a frozen encoder has made of Views: one vector for each (ProfVLM 2.1)."""
+
+    vectors: Annotated[Any, "float b v d"]
+    mask: Annotated[Any, "bool b v"]
+
+
+@pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Features:
     """What a tower has made of Frames or PatchRows (`VideoLanguageModel.see`).
 
@@ -187,8 +209,8 @@ class Prompt:
     """All that stands before the answer: system text, frames, question.
 
     Attributes:
-        visual: what the tower sees, Frames or PatchRows, or what it has seen, Features; None for
-            text alone.
+        visual: what the tower sees, Frames, PatchRows or Views, or what it has seen, Features or
+            ViewFeatures; None for text alone.
         tokens: ids, right-padded; a visual token's slot holds the placeholder id.
         visual_index: which of the tower's tokens stands in a slot, -1 for text and padding.
         length: filled slots of each row.
@@ -197,7 +219,7 @@ class Prompt:
         sources: spans that the question points at; None for none in the whole batch.
     """
 
-    visual: Annotated[Any, "Frames | PatchRows | Features | None"]
+    visual: Annotated[Any, "Frames | PatchRows | Views | Features | ViewFeatures | None"]
     tokens: Annotated[Any, "int32 b p"]
     visual_index: Annotated[Any, "int32 b p"]
     length: Annotated[Any, "int32 b"]

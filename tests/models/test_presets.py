@@ -12,6 +12,7 @@ from flax import nnx
 from tgvlm_jax.models import parameters, presets
 from tgvlm_jax.models.compressor import FrameCompressor, FrameEncoder
 from tgvlm_jax.models.eva_vit import EvaVit
+from tgvlm_jax.models.projectors import projector
 from tgvlm_jax.models.qformer import Qformer
 from tgvlm_jax.models.timesformer import Timesformer
 from tgvlm_jax.ops import rope
@@ -21,6 +22,7 @@ from tgvlm_jax.schema import (
     EvaConfig,
     FrameEncoderConfig,
     ModelConfig,
+    ProjectorConfig,
     QformerConfig,
     TimesformerConfig,
 )
@@ -31,6 +33,7 @@ MODULES = {
     CompressorConfig: FrameCompressor,
     FrameEncoderConfig: FrameEncoder,
     TimesformerConfig: Timesformer,
+    ProjectorConfig: projector,
 }
 EVA_BLIP2 = {"key_bias": True, "final_norm": True}
 SIZES = {
@@ -60,6 +63,8 @@ SIZES = {
     "tiny EVA in BLIP-2": (dataclasses.replace(presets.EVA_TINY, **EVA_BLIP2), 83_076),
     "tiny Q-Former": (presets.QFORMER_TINY, 159_648),
     "tiny Q-Former of BLIP-2": (dataclasses.replace(presets.QFORMER_TINY, vocab_size=0), 94_176),
+    "ProfVLM's projector": (presets.PROFVLM_PROJECTOR, 4_794_562),
+    "ProfVLM": (presets.PROFVLM, 121_258_752 + 4_794_562 + 134_515_008),
     "tiny TimeSformer": (presets.TIMESFORMER_TINY, 72_048),
 }
 
@@ -91,6 +96,7 @@ TWINS = {
     "EVA": (presets.EVA_TINY, presets.EVA_VIT_G),
     "Q-Former": (presets.QFORMER_TINY, presets.QFORMER_INSTRUCT),
     "compressor": (presets.COMPRESSOR_TINY, presets.D2VLM_COMPRESSOR),
+    "ProfVLM": (presets.PROFVLM_TINY, presets.PROFVLM),
     "TimeSformer": (presets.TIMESFORMER_TINY, presets.TIMESFORMER_BASE_K600),
 }
 

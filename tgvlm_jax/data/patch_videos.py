@@ -13,7 +13,7 @@ from jaxtyping import Float64, UInt8
 from tgvlm_jax.data import mrope, qwen_patches
 from tgvlm_jax.data.qwen_patches import PatchRule
 from tgvlm_jax.data.qwen_prompt import Bucket, Seen
-from tgvlm_jax.schema import DataConfig, ModelConfig, QwenVisionConfig
+from tgvlm_jax.schema import DataConfig, ModelConfig, QwenVisionConfig, TimesformerConfig
 
 MARKS = ("<|vision_start|>", "<|video_pad|>", "<|vision_end|>")
 """Special tokens: the placeholder of visual tokens between two brackets."""
@@ -106,6 +106,8 @@ def visual_rows(model: ModelConfig, config: DataConfig) -> tuple[int, ...]:
     """What a mesh has to divide: frames of a sample, or the rows that its patches lie in."""
     if isinstance(model.tower, QwenVisionConfig):
         return (bucket_of(model.tower, config).rows,)
+    if isinstance(model.tower, TimesformerConfig):
+        return ()  # views are spread as far as they go
     return config.frames
 
 

@@ -5,8 +5,8 @@ import re
 from collections.abc import Collection
 
 from tgvlm_jax.models import parameters
-from tgvlm_jax.schema import ModelConfig, QwenVisionConfig, TinyVitConfig
-from tgvlm_jax.types import Batch, Frames, PatchRows, PreferenceBatch
+from tgvlm_jax.schema import ModelConfig, QwenVisionConfig, TimesformerConfig, TinyVitConfig
+from tgvlm_jax.types import Batch, Frames, PatchRows, PreferenceBatch, ViewFeatures, Views
 
 
 def per_step(
@@ -29,7 +29,7 @@ def per_step(
     lengths = [one.tokens.shape[1] for one in answers]
     t = sum(lengths)
     learns = parameters.reach_tower(trained)
-    through = {"tower": 2 if learns else 1, "decoder": 2, "evidence": 2}
+    through = {"tower": 2 if learns else 1, "projector": 2, "decoder": 2, "evidence": 2}
     total = 0.0
     uses = {"decoder.blocks": float(b * (p + t)), **_visual(config, batch)}
     for name, size in _sizes(config).items():
@@ -60,12 +60,20 @@ def _visual(config: ModelConfig, batch: Batch | PreferenceBatch) -> dict[str, fl
         patches = math.prod(visual.patches.shape[:3])
         merged = patches / tower.merge**2
         return {"tower.merger": merged, "tower.deepstack": merged, "tower.": patches}
+    if isinstance(visual, Views | ViewFeatures) and isinstance(tower, TimesformerConfig):
+        takes, views = visual.mask.shape
+        among = {f"projector.{name}": float(takes * views) for name in ("q", "k", "v", "o")}
+        seen = takes * views * tower.patches * tower.frames if isinstance(visual, Views) else 0
+        return {**among, "projector.": float(takes), "tower.": float(seen)}
     return {}
 
 
 def _tower_scores(config: ModelConfig, batch: Batch | PreferenceBatch) -> float:
     """Attention scores of a tower in which a patch sees many; among a few they do not count."""
     visual, tower = batch.prompt.visual, config.tower
+    if isinstance(visual, Views) and isinstance(tower, TimesformerConfig):
+        p, f = tower.patches, tower.frames
+        return 4.0 * tower.layers * visual.mask.size * (p * f * f + f * p * p) * tower.width
     if not isinstance(visual, PatchRows) or not isinstance(tower, QwenVisionConfig):
         return 0.0
     rows, slots = math.prod(visual.patches.shape[:2]), visual.patches.shape[2]

@@ -14,6 +14,7 @@ from tgvlm_jax.schema import (
     EvaConfig,
     FrameEncoderConfig,
     ModelConfig,
+    ProjectorConfig,
     QformerConfig,
     QwenVisionConfig,
     RopeConfig,
@@ -157,6 +158,20 @@ def language_model(decoder: DecoderConfig) -> ModelConfig:
     return ModelConfig(tower=None, decoder=decoder, evidence=None, two_way_frames=False)
 
 
+def views_model(
+    tower: TimesformerConfig, projector: ProjectorConfig, decoder: DecoderConfig
+) -> ModelConfig:
+    """A model of several views of a take, one visual token in all."""
+    return ModelConfig(
+        tower=tower, projector=projector, decoder=decoder, evidence=None, two_way_frames=False
+    )
+
+
+PROFVLM_PROJECTOR = ProjectorConfig()
+"""ProfVLM's AttentiveGatedProjector: 4,794,562 parameters."""
+PROFVLM = views_model(TIMESFORMER_BASE_K600, PROFVLM_PROJECTOR, SMOLLM2_135M)
+
+
 def qwen_vl(tower: QwenVisionConfig, decoder: DecoderConfig) -> ModelConfig:
     """A Qwen-VL model: visual tokens are as causal as text."""
     return ModelConfig(tower=tower, decoder=decoder, evidence=None, two_way_frames=False)
@@ -224,6 +239,11 @@ SMOLLM2_TINY = dataclasses.replace(
     rope=RopeConfig(theta=100_000.0, original_length=128),
 )
 """203,256 parameters."""
+PROFVLM_TINY = views_model(
+    TIMESFORMER_TINY,
+    ProjectorConfig(inputs=48, hidden=64, width=72),
+    dataclasses.replace(SMOLLM2_TINY, layers=2),
+)
 QWEN2_5_VL_TINY = qwen_vl(
     dataclasses.replace(
         QWEN2_5_VL_7B_VISION,

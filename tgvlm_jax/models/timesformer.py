@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num, UInt8
 
 from tgvlm_jax import mesh
 from tgvlm_jax.models.layers import LayerNorm, stack
@@ -50,8 +50,19 @@ class TimesformerBlock(nnx.Module):
 class Timesformer(nnx.Module):
     """Normalised pixels of clips -> one class token and the patches of all frames."""
 
-    def __init__(self, config: TimesformerConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype):
-        """`dtype` is that of the parameters; activations have the pixels'."""
+    def __init__(
+        self,
+        config: TimesformerConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype,
+        activations: jnp.dtype | None = None,
+    ):
+        """`dtype` is that of the parameters; activations have the pixels'.
+
+        Where pixels are integers (`vectors`), activations are of type `activations`.
+        """
+        self.activations = activations or dtype
         d, made = config.width, {"rngs": rngs, "dtype": dtype}
         self.config = config
         self.patches = patch_embedding(config.patch, 3, d, out=_GRID, **made)
@@ -77,6 +88,19 @@ class Timesformer(nnx.Module):
             InputError: frames of another size than the tower's.
         """
         return in_chunks(self.encode, clips, chunk=self.config.chunk)
+
+    def vectors(self, clips: UInt8[Array, "b v f y x c"]) -> Float[Array, "b v d"]:
+        """The mean of all tokens of each clip, the class token among them (ProfVLM 2.1).
+
+        `clips` are pixels; a chunk of them is normalised and in memory at a time.
+        """
+        return in_chunks(self._mean, clips, chunk=self.config.chunk)
+
+    def _mean(self, clips: Num[Array, "b v f y x c"]) -> Float[Array, "b v d"]:
+        dtype = self.activations
+        pixels = (clips.astype(jnp.float32) / 255 - self.config.mean) / self.config.std
+        tokens = self.encode(pixels.astype(dtype))
+        return jnp.mean(tokens.astype(jnp.float32), axis=2).astype(dtype)
 
     def logits(self, tokens: Float[Array, "b v s d"]) -> Float[Array, "b v n"]:
         """Classes of each clip, from what the tower returns."""

@@ -22,11 +22,21 @@ from tgvlm_jax.models import lora
 from tgvlm_jax.models.compressor import FrameEncoder, clip_normalised
 from tgvlm_jax.models.decoder import Decoder, Earlier, States
 from tgvlm_jax.models.evidence import Evidence, span_means
+from tgvlm_jax.models.projectors import projector
 from tgvlm_jax.models.qwen_vit import QwenVisionTower
+from tgvlm_jax.models.timesformer import Timesformer
 from tgvlm_jax.models.vit import TinyVit
 from tgvlm_jax.ops.attention import causal_mask
-from tgvlm_jax.schema import FrameEncoderConfig, ModelConfig, QwenVisionConfig, TinyVitConfig
-from tgvlm_jax.types import Features, Frames, Prompt, Response, pytree
+from tgvlm_jax.schema import (
+    FrameEncoderConfig,
+    ModelConfig,
+    QwenVisionConfig,
+    TimesformerConfig,
+    TinyVitConfig,
+)
+from tgvlm_jax.types import Features, Frames, Prompt, Response, ViewFeatures, Views, pytree
+
+_PROJECTOR = 1  # of the streams of dropout; those of the adapters are named after them
 
 
 @pytree
@@ -96,11 +106,17 @@ class Predicted:
 
 
 class VideoLanguageModel(nnx.Module):
-    """Tower, decoder and evidence heads; tower and heads only where the config has them."""
+    """Tower, projector, decoder and evidence heads; all but the decoder where the config has them.
+
+    A projector is a part of its own where the tower before it is frozen and it is not.
+    """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
+        dtype = jnp.dtype(config.param_dtype)
+        own = config.projector
         self.tower = _tower(config, rngs)
+        self.projector = nnx.data(None if own is None else projector(own, rngs=rngs, dtype=dtype))
         self.decoder = Decoder(config, rngs=rngs)
         self.evidence = _evidence(config, rngs)
         lora.attach(self, config.lora, rngs=rngs)
@@ -137,6 +153,8 @@ class VideoLanguageModel(nnx.Module):
 
     def see(self, prompt: Prompt) -> Prompt:
         """The same prompt with the tower's work done, which several passes may then share."""
+        if isinstance(prompt.visual, Views | ViewFeatures):
+            return dataclasses.replace(prompt, visual=self._vectors(prompt.visual))
         if self.tower is None or prompt.visual is None or isinstance(prompt.visual, Features):
             return prompt
         mask = prompt.visual.mask if isinstance(prompt.visual, Frames) else None
@@ -164,6 +182,9 @@ class VideoLanguageModel(nnx.Module):
         """The tower's tokens of each sample, and those for the decoder's first layers."""
         if isinstance(prompt.visual, Features):
             return prompt.visual.tokens, prompt.visual.deepstack
+        if self.projector is not None:
+            seen = self._vectors(prompt.visual)
+            return self.projector(seen.vectors, seen.mask), None
         if isinstance(self.tower, TinyVit):
             return self.tower(prompt.visual.pixels), None
         if isinstance(self.tower, FrameEncoder):
@@ -173,6 +194,20 @@ class VideoLanguageModel(nnx.Module):
         found = self.tower(prompt.visual)
         levels = [flat(level) for level in found.deepstack]
         return flat(found.tokens), jnp.stack(levels, axis=1) if levels else None
+
+    def _vectors(self, visual: Views | ViewFeatures) -> ViewFeatures:
+        if isinstance(visual, ViewFeatures):
+            vectors = visual.vectors.astype(self.config.dtype)
+        else:
+            assert isinstance(self.tower, Timesformer)
+            vectors = self.tower.vectors(visual.clips)
+        return ViewFeatures(vectors=vectors, mask=visual.mask)
+
+    def drop_out(self, key: jax.Array) -> None:
+        """Drops values from here on, where the config has a dropout, until built anew."""
+        lora.drop_out(self, key)
+        if self.projector is not None:
+            self.projector.dropout_key = nnx.data(jax.random.fold_in(key, _PROJECTOR))
 
     def _see(self, prompt: Prompt, embedded: Float[Array, "b p d"]) -> "_Seen":
         """Puts the tower's tokens into their slots."""
@@ -246,7 +281,10 @@ class _Seen:
     deepstack: Float[Array, "m b p d"] | None
 
 
-def _tower(config: ModelConfig, rngs: nnx.Rngs) -> TinyVit | FrameEncoder | QwenVisionTower | None:
+_Tower = TinyVit | FrameEncoder | QwenVisionTower | Timesformer | None
+
+
+def _tower(config: ModelConfig, rngs: nnx.Rngs) -> _Tower:
     tower, dtype = config.tower, jnp.dtype(config.param_dtype)
     if isinstance(tower, TinyVitConfig):
         return TinyVit(tower, config, rngs=rngs)
@@ -255,6 +293,9 @@ def _tower(config: ModelConfig, rngs: nnx.Rngs) -> TinyVit | FrameEncoder | Qwen
     if isinstance(tower, QwenVisionConfig):
         activations = jnp.dtype(config.dtype)
         return QwenVisionTower(tower, rngs=rngs, dtype=dtype, activations=activations)
+    if isinstance(tower, TimesformerConfig):
+        activations = jnp.dtype(config.dtype)
+        return Timesformer(tower, rngs=rngs, dtype=dtype, activations=activations)
     return None
 
 

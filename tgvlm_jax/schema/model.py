@@ -4,7 +4,13 @@ import dataclasses
 from typing import Literal
 
 from tgvlm_jax.schema.checks import divides, positive
-from tgvlm_jax.schema.towers import FrameEncoderConfig, QwenVisionConfig, TinyVitConfig
+from tgvlm_jax.schema.towers import (
+    FrameEncoderConfig,
+    ProjectorConfig,
+    QwenVisionConfig,
+    TimesformerConfig,
+    TinyVitConfig,
+)
 from tgvlm_jax.types import InputError
 
 
@@ -107,6 +113,7 @@ class ModelConfig:
 
     Attributes:
         tower: None for a language model alone.
+        projector: behind a TimeSformer, which sees several views of a take; None elsewhere.
         evidence: None for a model that does not ground by `<evi>`.
         two_way_frames: visual tokens see each other both ways (D2VLM 1.4); else all is causal.
         lora: adapters, the first pattern that matches a linear map counts.
@@ -118,9 +125,10 @@ class ModelConfig:
             model on a CPU, 1 compiles fastest for a deep one.
     """
 
-    tower: TinyVitConfig | FrameEncoderConfig | QwenVisionConfig | None = dataclasses.field(
-        default_factory=TinyVitConfig
+    tower: TinyVitConfig | FrameEncoderConfig | QwenVisionConfig | TimesformerConfig | None = (
+        dataclasses.field(default_factory=TinyVitConfig)
     )
+    projector: ProjectorConfig | None = None
     decoder: DecoderConfig = DecoderConfig()
     evidence: EvidenceConfig | None = EvidenceConfig()
     two_way_frames: bool = True
@@ -141,6 +149,8 @@ class ModelConfig:
             raise InputError("model.tower=None: a language model alone takes no frames")
         if isinstance(self.tower, FrameEncoderConfig):
             return self.tower.eva.image, self.tower.eva.image
+        if isinstance(self.tower, TimesformerConfig):
+            return self.tower.image, self.tower.image
         if isinstance(self.tower, TinyVitConfig):
             return self.tower.height, self.tower.width_px
         return None
@@ -158,13 +168,32 @@ class ModelConfig:
                 raise InputError(
                     f"tower.compressor.width={out} must be decoder.width={decoder.width}"
                 )
-        if evidence is not None and isinstance(self.tower, QwenVisionConfig):
+        if evidence is not None and isinstance(self.tower, QwenVisionConfig | TimesformerConfig):
             raise InputError(
-                f"evidence heads need one token a frame, the tower {self.tower.kind!r} makes many; "
-                "set evidence to None"
+                f"evidence heads need one token a frame, which the tower {self.tower.kind!r} does "
+                "not make; set evidence to None"
             )
+        _check_projector(self)
         if evidence is not None and not 0 < evidence.bank_layer < decoder.layers:
             raise InputError(
                 f"evidence.bank_layer={evidence.bank_layer} must lie between 0 and "
                 f"decoder.layers={decoder.layers}"
             )
+
+
+def _check_projector(config: ModelConfig) -> None:
+    """Views go through a TimeSformer, a projector and then the decoder; nothing else has one."""
+    tower, projector = config.tower, config.projector
+    if (projector is not None) != isinstance(tower, TimesformerConfig):
+        raise InputError(
+            "model.projector belongs to a tower of kind 'timesformer', and to it alone"
+        )
+    if projector is None or not isinstance(tower, TimesformerConfig):
+        return
+    if (projector.inputs, projector.width) != (tower.width, config.decoder.width):
+        raise InputError(
+            f"projector.inputs={projector.inputs} and projector.width={projector.width} must be "
+            f"tower.width={tower.width} and decoder.width={config.decoder.width}"
+        )
+    if tower.labels:
+        raise InputError(f"tower.labels={tower.labels}: set 0, the projector reads no classes")

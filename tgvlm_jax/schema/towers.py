@@ -191,8 +191,10 @@ class TimesformerConfig:
         image: side of the square frame in pixels. frames: of a clip.
         labels: classes of the classification head, 0 for no head.
         chunk: clips of one sample computed at a time, 0 for all.
+        mean, std: of every channel at full scale 1, those of the Kinetics checkpoints.
     """
 
+    kind: Literal["timesformer"] = "timesformer"
     image: int = 224
     patch: int = 16
     frames: int = 8
@@ -203,8 +205,40 @@ class TimesformerConfig:
     norm_eps: float = 1e-6
     labels: int = 0
     chunk: int = 8
+    mean: float = 0.45
+    std: float = 0.225
 
     @property
     def patches(self) -> int:
         """Patch tokens of a frame."""
         return (self.image // self.patch) ** 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProjectorConfig:
+    """From the encoder's vector of each view to the decoder's one visual token (ProfVLM 2.2).
+
+    Attributes:
+        kind: "gated" is ProfVLM's AttentiveGatedProjector; "linear" and "bottleneck" are those of
+            its prototype, here of the mean over views.
+        inputs: width of the encoder. hidden: between the two maps ("linear" has none; 512 in the
+            prototype's "bottleneck"). width: of the decoder.
+        heads: of the attention among views. dropout: of its weights and of the hidden layer.
+        scale, shift: what the learned statistics of the output begin with: those of SmolLM2's
+            embeddings.
+    """
+
+    kind: Literal["gated", "linear", "bottleneck"] = "gated"
+    inputs: int = 768
+    hidden: int = 1024
+    width: int = 576
+    heads: int = 4
+    dropout: float = 0.1
+    norm_eps: float = 1e-5
+    scale: float = 0.1168
+    shift: float = 0.0007
+
+    def __post_init__(self):
+        divides("heads", self.heads, "inputs", self.inputs)
+        if not 0.0 <= self.dropout < 1.0:
+            raise InputError(f"dropout={self.dropout} must lie in [0, 1)")

@@ -31,13 +31,23 @@ from tgvlm_jax.schema import (
     GrpoConfig,
     ModelConfig,
     QwenVisionConfig,
+    TimesformerConfig,
 )
 from tgvlm_jax.train import checkpoint, model_folder, optim, rollouts, state
 from tgvlm_jax.train.metrics import CompileCounter, MetricsWriter, Stopwatch, divide
 from tgvlm_jax.train.rollouts import Rollouts
 from tgvlm_jax.train.step import make_step, terms
 from tgvlm_jax.train.transcript import Transcript
-from tgvlm_jax.types import Batch, InputError, PatchRows, PreferenceBatch, Prompt, Questions
+from tgvlm_jax.types import (
+    Batch,
+    InputError,
+    PatchRows,
+    PreferenceBatch,
+    Prompt,
+    Questions,
+    ViewFeatures,
+    Views,
+)
 
 
 class Preempted(Exception):
@@ -335,6 +345,9 @@ def _frames(prompt: Prompt, model: ModelConfig) -> int:
     if isinstance(prompt.visual, PatchRows) and isinstance(model.tower, QwenVisionConfig):
         last = prompt.visual.frames.max(axis=(1, 2))  # a number for every temporal patch
         return model.tower.temporal * int((last + 1).sum())
+    if isinstance(model.tower, TimesformerConfig):
+        assert isinstance(prompt.visual, Views | ViewFeatures)
+        return prompt.visual.mask.size * model.tower.frames
     return math.prod(jax.tree.leaves(prompt.visual)[0].shape[:2])
 
 

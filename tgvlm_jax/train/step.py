@@ -33,7 +33,7 @@ def gradients(
 
     Weights are taken from the whole batch first; each micro-batch then adds its sums divided by
     them, which is the gradient of the undivided batch. Only what is not frozen has a gradient, so
-    a frozen base costs neither its memory nor its time. `key` is for the adapters' dropout.
+    a frozen base costs neither its memory nor its time. `key` is for dropout.
     """
     weights = _weights(batch, experiment)
     coefficients = terms(experiment)
@@ -43,7 +43,7 @@ def gradients(
     def loss(trained, micro, key):
         model = blueprint.build(trained | frozen)
         if not isinstance(experiment.objective, GrpoConfig):  # answers were sampled without
-            lora.drop_out(model, key)
+            model.drop_out(key)
         sums = _sums(model, micro, params, experiment)
         total = sum(
             coefficients[name] * value / jnp.maximum(weights[name], 1.0)
