@@ -27,11 +27,13 @@ SEES = {
     "data": {"types", "files", "config", "schema", "grounding"},
     "text": {"types"},
     "rewards": {"types", "grounding", "text"},
+    "judges": {"types", "files", "schema", "text"},
     "evaluation": {"types", "grounding", "text"},
     "objectives": BASE | {"grounding", "ops", "models"},
     "rollout": BASE | {"grounding", "ops", "models"},
     "train": BASE
-    | {"grounding", "ops", "models", "weights", "data", "rewards", "objectives", "rollout"},
+    | {"grounding", "ops", "models", "weights", "data", "rewards", "objectives", "rollout"}
+    | {"judges", "text"},
     "report": {"types", "files", "grounding", "text"},
 }
 EVERYTHING = {*SEES, "evaluation", "cli"}

@@ -69,6 +69,8 @@ class Sample:
         readable: false where the frames could not be read; nothing is learned from such a sample.
         clips: where the video is shown as several clips, how many frames each has, in the order
             of `frames`; () for one clip. `seconds` run on through them.
+        truth: the right answer alone, where `answer` says how it was found, too; "" where `answer`
+            is it.
     """
 
     frames: UInt8[np.ndarray, "f y x 3"]
@@ -85,6 +87,7 @@ class Sample:
     video_first: bool = True
     readable: bool = True
     clips: tuple[int, ...] = ()
+    truth: str = ""
 
 
 def pytree(cls: type[T]) -> type[T]:

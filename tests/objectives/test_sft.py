@@ -133,3 +133,27 @@ def test_huge_scores_give_finite_losses_and_gradients(params):
     assert float(terms["grounding"].sum) > 1e4
     assert np.isfinite(float(terms["grounding"].sum))
     assert all(np.all(np.isfinite(value)) for value in grads.values())
+
+
+def test_the_prompt_may_be_learned_too(params):
+    """Its text behind the first token, of each sample as if it stood alone."""
+    made, model = batch(), parameters.blueprint(CONFIG)
+    config = SftConfig(loss_on_prompt=True)
+
+    @jax.jit
+    def both(p):
+        built = model.build(p)
+        states = built.states(made.prompt).final
+        found = [sft.sums(built, made, config=c)["language"] for c in (config, SftConfig())]
+        return found, built.decoder.logits(states)
+
+    (with_prompt, without), logits = both(params)
+    wanted, count = 0.0, 0
+    for row, (_, encoded) in enumerate(RAGGED):
+        for place in np.flatnonzero(encoded.visual_index[1:] < 0):
+            scores = np.asarray(logits[row, place], np.float64)
+            wanted += np.log(np.exp(scores).sum()) - scores[encoded.prompt[place + 1]]
+            count += 1
+    assert float(with_prompt - without) == pytest.approx(wanted, rel=1e-4)
+    found = sft.weights(made, on_prompt=True)["language"] - sft.weights(made)["language"]
+    assert float(found) == count

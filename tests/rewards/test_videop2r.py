@@ -202,3 +202,26 @@ def test_any_bytes_are_cut_once(pieces):
     found = videop2r.segment_of_tokens(pieces)
     assert found.shape == (len(pieces),)
     assert np.all(np.diff(found) >= 0)
+
+
+LETTERS = {"A": "red", "B": "blue", "C": "dark blue"}
+
+
+@pytest.mark.parametrize(
+    ("thought", "letter"),
+    [
+        ("The answer is B.", "B"),
+        ("Could the answer be A? No: the answer must be (C).", "C"),
+        ("The answer is A. Wait a second. So, I pick option B.", "B"),
+        ("It is red at first, but then it is blue.", "B"),
+        ("It is A clear case, and the car is red.", "A"),
+        ("The answer is E.", ""),  # no such option
+        ("I cannot tell.", ""),
+        ("", ""),
+    ],
+)
+def test_what_thoughts_settle_on(thought, letter):
+    text = f"{SEEN}<think>{thought}</think><answer>B</answer>"
+    assert videop2r.conclusion(text, LETTERS) == letter
+    assert videop2r.mismatch(text, LETTERS) == (float(letter != "B") if letter else None)
+    assert videop2r.mismatch(text.replace(">B<", ">blue<"), LETTERS) is None

@@ -158,3 +158,12 @@ def test_muon_takes_the_matrices_of_a_model_and_adam_the_rest():
         if any(getattr(part, "name", "") == "nu" for part in path)
     }
     assert adam == set(blueprint.shapes) - set(blueprint.matrices)
+
+
+def test_a_linear_decay():
+    config = OptimConfig(lr=0.2, decay="linear", warmup_steps=0, final_lr=0.0)
+    rate = optim.schedule(config, steps=100)
+    assert [float(rate(step)) for step in (0, 25, 100)] == pytest.approx([0.2, 0.15, 0.0])
+    config = OptimConfig(lr=0.2, decay="linear", warmup_steps=10, final_lr=0.0)
+    warm = optim.schedule(config, steps=110)
+    assert [float(warm(step)) for step in (0, 5, 10, 60)] == pytest.approx([0.0, 0.1, 0.2, 0.1])

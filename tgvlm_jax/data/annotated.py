@@ -95,7 +95,7 @@ class AnnotatedVideos:
         self.training = split == "train"
         key = "annotations" if self.training else "eval_annotations"
         self.path = Path(getattr(config, key))
-        if not self.path.is_file():
+        if "*" not in self.path.name and not self.path.is_file():
             raise InputError(f"data.{key}={str(self.path)!r}: no such file")
         if seed < 0:
             raise InputError(f"seed={seed}: give 0 or more")
@@ -202,6 +202,7 @@ class AnnotatedVideos:
             sources=one.sources,
             video_first=self._video_first(one, number),
             readable=readable,
+            truth=one.truth,
         )
 
     def _video_first(self, one: Annotation, number: int) -> bool:

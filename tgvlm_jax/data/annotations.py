@@ -3,12 +3,11 @@
 The `evi` flavour of D2VLM has one `<evi>` for every interval and two numbers for each in `src` (the
 question's) or `tgt` (the answer's); the `vid` flavour of E.T.Chat has one `<vid>` for every time
 and one number for each, an interval being `<vid> - <vid>` (D2VLM 2.1). Both become the same
-`Annotation`.
+`Annotation`, and so do VideoP2R's records (`process_records.py`), which ground nothing.
 """
 
 import collections
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -18,6 +17,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from tgvlm_jax.data import process_records
+from tgvlm_jax.data.process_records import ProcessRecord
 from tgvlm_jax.types import InputError
 
 EVIDENCE, EVIDENCE_END, TIME, VIDEO = "<evi>", "</evi>", "<vid>", "<image>"
@@ -33,12 +34,13 @@ class Annotation:
 
     Attributes:
         where: file and number of the record. video: path below the folder of videos.
-        duration: seconds.
+        duration: seconds; not a number where the record does not say.
         question: text with an `<evi>` for every span of `sources`, without the video's place.
         answer: `<evi>`s and one `</evi>`, then text that mentions the same `spans` again.
         sources, spans: (start, end) seconds.
         video_first: whether the video stands before the question; None where the record does not
             say.
+        truth: the right answer alone, where `answer` has more.
     """
 
     where: str
@@ -51,6 +53,7 @@ class Annotation:
     sources: Float64[np.ndarray, "s 2"]
     spans: Float64[np.ndarray, "e 2"]
     video_first: bool | None = True
+    truth: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +99,7 @@ def load(path: Path, *, filters: Filters = RELEASED) -> Annotations:
     """
     kept, rejected = [], []
     filtered: collections.Counter[str] = collections.Counter()
-    for number, record in enumerate(_records(path)):
+    for number, record in enumerate(process_records.read(path)):
         where = f"{path.name}, record {number}"
         try:
             found = parse(record, where=where)
@@ -114,24 +117,9 @@ def load(path: Path, *, filters: Filters = RELEASED) -> Annotations:
     return Annotations(kept=kept, rejected=rejected, filtered=dict(filtered))
 
 
-def _records(path: Path) -> list[Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        records = json.loads(text)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise InputError(f"{path}: no JSON ({error}); fetch it again") from error
-    if not isinstance(records, list):
-        raise InputError(f"{path}: holds a {type(records).__name__}, not a list of records")
-    return records
-
-
 def wrong_length(duration: float, filters: Filters) -> str:
     """Why a video of so many seconds is left out; "" where it is not."""
-    if filters.shortest <= duration <= filters.longest:
+    if math.isnan(duration) or filters.shortest <= duration <= filters.longest:
         return ""
     return f"video not of {filters.shortest:g} to {filters.longest:g} seconds"
 
@@ -145,13 +133,15 @@ def _filter(found: Annotation, filters: Filters) -> str:
 
 
 def parse(record: Any, *, where: str) -> Annotation:
-    """One record of either flavour.
+    """One record of any flavour.
 
     Raises:
         InputError: what is wrong with it, in words that name the key.
     """
     if not isinstance(record, dict):
         raise InputError(f"is a {type(record).__name__}, not an object")
+    if process_records.is_record(record):
+        return _processed(process_records.parse(record), where=where)
     task = _text(record, "task")
     if task not in TASKS:
         raise InputError(f"task {task!r} is none of {', '.join(TASKS)}")
@@ -188,6 +178,25 @@ def parse(record: Any, *, where: str) -> Annotation:
         sources=sources,
         spans=spans,
         video_first=video_first,
+    )
+
+
+def _processed(record: ProcessRecord, *, where: str) -> Annotation:
+    """A question whose answer is the whole trace; the truth itself where there is no trace."""
+    if EVIDENCE in record.question + record.output or EVIDENCE_END in record.output:
+        raise InputError(f"{EVIDENCE} in a record that grounds nothing")
+    none = np.zeros((0, 2))
+    return Annotation(
+        where=where,
+        task=record.kind,
+        source=str(record.rest.get("data_source", "")),
+        video=record.path,
+        duration=math.nan,
+        question=record.question,
+        answer=record.output or record.solution,
+        sources=none,
+        spans=none,
+        truth=record.truth,
     )
 
 

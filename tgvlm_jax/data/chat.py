@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from tgvlm_jax.data import patch_videos
 from tgvlm_jax.data.patch_videos import PatchVideos, Videos
+from tgvlm_jax.data.process_prompt import instruct
 from tgvlm_jax.data.templates import TEMPLATES, Template
 from tgvlm_jax.data.wordpiece import LONGEST, QuestionTokenizer
 from tgvlm_jax.schema import DataConfig, ModelConfig, QwenVisionConfig
@@ -70,12 +71,14 @@ class Chat:
         pieces: QuestionTokenizer | None = None,
         videos: PatchVideos | None = None,
         system: str = "",
+        instruction: str = "",
         evidence: bool = True,
     ):
         """`pieces` reads the question to a tower that wants it; `videos` is for one of patches.
 
-        `system` is a system text in the place of the template's own. Without `evidence`, for a
-        model that has no heads for it, answers say intervals in words.
+        `system` is a system text in the place of the template's own, `instruction` a name in
+        `process_prompt.INSTRUCTIONS` for what every question is followed by. Without `evidence`,
+        for a model that has no heads for it, answers say intervals in words.
 
         Raises:
             InputError: the tokenizer lacks a special token.
@@ -85,6 +88,7 @@ class Chat:
         self.pieces = pieces
         self.videos = videos
         self.system = system
+        self.instruction = instruction
         self.evidence = evidence
         if videos is not None:
             self.video_id = [self._id(token) for token in patch_videos.MARKS][1]
@@ -143,10 +147,11 @@ class Chat:
         if sum(clips) != len(sample.frames):
             raise InputError(f"{sample.video}: {len(sample.frames)} frames, clips of {clips}")
         before = around.before(self.system)
+        asked = instruct(sample.question, instruction=self.instruction, kind=sample.kind)
         if sample.video_first:
-            head, tail = before, f"{around.after_frames}{sample.question}"
+            head, tail = before, f"{around.after_frames}{asked}"
         else:
-            head, tail = f"{before}{sample.question}{around.after_frames}", ""
+            head, tail = f"{before}{asked}{around.after_frames}", ""
         labels = [f"Clip {i}: " if sample.clips else "" for i in range(1, len(clips) + 1)]
         between = [around.after_frames + label for label in labels[1:]]
         return [head + labels[0], *between, tail + around.after_question]
@@ -257,6 +262,7 @@ def open_chat(config: DataConfig, model: ModelConfig | None = None) -> Chat:
         question_vocab=config.question_vocab,
         question_tokens=config.question_tokens,
         system=config.system,
+        instruction=config.instruction,
         videos=videos,
         evidence=evidence,
     )
@@ -270,6 +276,7 @@ def load_chat(
     question_vocab: str = "",
     question_tokens: int = LONGEST,
     system: str = "",
+    instruction: str = "",
     videos: PatchVideos | None = None,
     evidence: bool = True,
 ) -> Chat:
@@ -283,7 +290,7 @@ def load_chat(
         template: a name in `TEMPLATES`.
         question_vocab: BERT's vocab.txt for a tower that reads the question, or "tiny"; "" without
             one. question_tokens: longest question in its pieces.
-        system, videos, evidence: of `Chat`.
+        system, instruction, videos, evidence: of `Chat`.
 
     Raises:
         InputError: no such folder, template, special token or vocabulary.
@@ -313,5 +320,6 @@ def load_chat(
         pieces=pieces,
         videos=videos,
         system=system,
+        instruction=instruction,
         evidence=evidence,
     )

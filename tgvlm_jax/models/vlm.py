@@ -122,7 +122,7 @@ class VideoLanguageModel(nnx.Module):
         lora.attach(self, config.lora, rngs=rngs)
 
     @property
-    def _taps(self) -> tuple[int, ...]:
+    def taps(self) -> tuple[int, ...]:
         """Layers after which frames are banked, and after which evidence is asked for."""
         last = self.config.decoder.layers - 1
         return (self.config.evidence.bank_layer, last) if self.config.evidence else (last,)
@@ -163,11 +163,12 @@ class VideoLanguageModel(nnx.Module):
             prompt, visual=Features(tokens=tokens, deepstack=deepstack, mask=mask)
         )
 
-    def prefill(self, prompt: Prompt) -> PromptState:
-        """Reads a prompt."""
-        states = self.states(prompt, taps=self._taps)
+    def prefill(self, prompt: Prompt, *, states: States | None = None) -> PromptState:
+        """Reads a prompt; `states` are `self.states(prompt, taps=self.taps)` if made already."""
+        if states is None:
+            states = self.states(prompt, taps=self.taps)
         order = jnp.arange(prompt.tokens.shape[1], dtype=jnp.int32)
-        query = states.taps[self._taps[-1]]
+        query = states.taps[self.taps[-1]]
         last = (order == prompt.length[:, None] - 1)[:, None, :].astype(query.dtype)
         offset = 0 if prompt.offset is None else prompt.offset
         return PromptState(
@@ -237,7 +238,7 @@ class VideoLanguageModel(nnx.Module):
         slot = (frames[:, None] == prompt.visual_index[:, None, :]).astype(query.dtype)  # b f p
         return Bank(
             mask=mask,
-            states=_take(slot, taps[self._taps[0]]),
+            states=_take(slot, taps[self.taps[0]]),
             keys=self.evidence.frame_head(_take(slot, query)),
         )
 
@@ -262,13 +263,13 @@ class VideoLanguageModel(nnx.Module):
             turn=self.decoder.rotation(prompt.next_position[:, None] + order),
             mask=causal_mask(places, response.mask, window=window),
             earlier=prompt.earlier,
-            taps=self._taps[-1:],
+            taps=self.taps[-1:],
         )
         # What predicts token i stands one position before it.
         final = jnp.concatenate([prompt.final, states.final[:, :-1]], axis=1)
         if prompt.bank is None or self.evidence is None:
             return Predicted(final=final)
-        before_last = states.taps[self._taps[-1]][:, :-1]
+        before_last = states.taps[self.taps[-1]][:, :-1]
         query = jnp.concatenate([prompt.query, before_last], axis=1)
         queries = self.evidence.evidence_head(_take(emitted.swapaxes(1, 2), query))
         scores = self.evidence.scores(queries, prompt.bank.keys)

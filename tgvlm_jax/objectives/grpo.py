@@ -47,18 +47,20 @@ class PolicyBatch:
     """Prompts with groups of sampled answers; everything starts with (prompt, answer).
 
     Attributes:
-        response: its mask has the tokens that count. advantages: of each answer.
+        response: its mask has the tokens that count. advantages: of each token.
         log_probs: of each token by the policy that sampled. ref_log_probs: by the reference, None
             without one.
         drawn: None where spans are not learned from.
+        scale: what each token counts in the policy term; None leaves it to the aggregation.
     """
 
     prompt: Prompt
     response: Annotated[Any, "Response b g ..."]
-    advantages: Annotated[Any, "float32 b g"]
+    advantages: Annotated[Any, "float32 b g t"]
     log_probs: Annotated[Any, "float32 b g t"]
     ref_log_probs: Annotated[Any, "float32 b g t | None"] = None
     drawn: Drawn | None = None
+    scale: Annotated[Any, "float32 b g t | None"] = None
 
 
 def coefficients(experiment: Experiment) -> dict[str, float]:
@@ -92,9 +94,10 @@ def sums(
     sampled = Sampled(
         old_log_probs=flat(batch.log_probs),
         ref_log_probs=None if batch.ref_log_probs is None else flat(batch.ref_log_probs),
-        advantages=jnp.broadcast_to(flat(batch.advantages)[:, None], log_probs.shape),
+        advantages=flat(batch.advantages),
         mask=response.mask,
         scale=policy.row_scale(response.mask, group, config=config.policy),
+        policy_scale=None if batch.scale is None else flat(batch.scale),
     )
     entropy = None
     if config.policy.entropy:
@@ -166,9 +169,9 @@ def _rows(x: Any) -> Any:
     return mesh.reshape(x, (x.shape[0], x.shape[1] * x.shape[2]), out=("batch", None))
 
 
-def groups(of: Float[Array, "b g"]) -> Int[Array, "_n"]:
+def groups(of: Float[Array, "b g ..."]) -> Int[Array, "_n"]:
     """For every answer, the number of its prompt."""
-    prompts, size = of.shape
+    prompts, size = of.shape[:2]
     return jnp.repeat(jnp.arange(prompts, dtype=jnp.int32), size)
 
 

@@ -49,6 +49,7 @@ PRESETS = {
     "vespo": _vary(_TRL, surrogate="vespo"),
     "luspo": _vary(_TRL, ratio="sequence", aggregation="sequence_sum"),
     "tunix": _vary(_TUNIX, aggregation="sequence_mean", kl=0.04, kl_estimator="k1"),
+    "video_r1": _vary(_TRL, aggregation="sequence_mean", kl=0.04, kl_gap=10.0, count_empty=False),
     "tunix_gspo": _vary(_GSPO, log_ratio_limit=20.0, kl_limit=0.0, count_empty=False),
 }
 """Variants by name. dapo and bnpo differ from verl in what they leave out; here the weight of a
@@ -196,6 +197,8 @@ def divergence(
 ) -> Float[Array, "b t"]:
     """Per-token estimate of the divergence of the policy from the reference."""
     gap = log_probs - ref_log_probs
+    if config.kl_gap:
+        gap = jnp.clip(gap, -config.kl_gap, config.kl_gap)
     match config.kl_estimator:
         case "k1":
             return gap

@@ -32,12 +32,17 @@ def coefficients(experiment: Experiment) -> dict[str, float]:
     return {"language": 1.0, "grounding": config.grounding, "consistency": config.consistency}
 
 
-def weights(batch: Batch | PreferenceBatch) -> dict[str, Float[Array, ""]]:
-    """What each sum is divided by: answer tokens, and samples that have evidence."""
+def weights(
+    batch: Batch | PreferenceBatch, *, on_prompt: bool = False
+) -> dict[str, Float[Array, ""]]:
+    """What each sum is divided by: learned tokens, and samples that have evidence."""
     grounded = jnp.any(batch.response.evidence_mask, axis=-1)
     count = jnp.sum(grounded.astype(jnp.float32))
+    tokens = jnp.sum(batch.response.mask.astype(jnp.float32))
+    if on_prompt:
+        tokens += jnp.sum(_prompt_mask(batch).astype(jnp.float32))
     return {
-        "language": jnp.sum(batch.response.mask.astype(jnp.float32)),
+        "language": tokens,
         "grounding": count,
         "consistency": count,
     }
@@ -48,13 +53,28 @@ def sums(
 ) -> dict[str, Float[Array, ""]]:
     """The loss terms of a (micro-)batch, summed.
 
-    language: negative log-likelihood of the answer's tokens.
+    language: negative log-likelihood of the answer's tokens, and with `config.loss_on_prompt` of
+        the prompt's text behind its first token.
     grounding: BCE of frame scores against alpha^-distance targets, a mean over each sample's own
         slots and frames.
     consistency: L1 between the two mentions of each span, likewise.
     """
-    predicted = model.extend(model.prefill(batch.prompt), batch.response)
-    return predicted_sums(model, predicted, batch, config=config)
+    states = model.states(batch.prompt, taps=model.taps)
+    predicted = model.extend(model.prefill(batch.prompt, states=states), batch.response)
+    found = predicted_sums(model, predicted, batch, config=config)
+    if config.loss_on_prompt:
+        before = model.decoder.norm(states.final[:, :-1])
+        log_probs = token_log_probs(before, model.decoder.head(), batch.prompt.tokens[:, 1:])
+        found["language"] -= jnp.sum(jnp.where(_prompt_mask(batch), log_probs, 0.0))
+    return found
+
+
+def _prompt_mask(batch: Batch | PreferenceBatch) -> Bool[Array, "b _p"]:
+    """Text of the prompts behind their first token, of samples that are learned from."""
+    prompt = batch.prompt
+    order = jnp.arange(prompt.tokens.shape[1], dtype=prompt.length.dtype)
+    text = (prompt.visual_index < 0) & (order < prompt.length[:, None])
+    return text[:, 1:] & jnp.any(batch.response.mask, axis=1, keepdims=True)
 
 
 def predicted_sums(

@@ -11,7 +11,7 @@ answer belongs to one of the two, so that its advantage is that of the part it w
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int32
@@ -75,6 +75,47 @@ def reasoning(
     wanted = answers.answer_text(truth, default=truth)
     accuracy = answers.SCORES[kind](answers.answer_text(text), wanted)
     return _terms(accuracy, form=reasoning_form(text), tokens=tokens, lengths=lengths)
+
+
+_FINAL = re.compile(
+    r"(?i:answer|choice|option)\s+(?i:is|must be|should be|would be|:)\s*(?i:option\s+)?"
+    r"\(?([A-Z])\b"
+    r"|\b(?i:choose|pick|select|it is|so)\s+(?i:option\s+)?\(?([A-Z])\)?(?=[.,;!]|\s*$)",
+    re.MULTILINE,
+)
+_THOUGHTS = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL)
+
+
+def conclusion(text: str, options: Mapping[str, str]) -> str:
+    """The option that the thoughts of an answer settle on, its letter; "" where none is clear.
+
+    VideoP2R 7 asks a language model; this reads the last letter that is said to be the answer, or
+    else the option whose text comes last.
+
+    Args:
+        options: texts by letters.
+    """
+    found = _THOUGHTS.search(text)
+    thought = found.group(1) if found else ""
+    said = [first or second for first, second in _FINAL.findall(thought)]
+    said = [letter for letter in said if not options or letter in options]
+    if said:
+        return said[-1]
+    lower = thought.lower()
+    places = {letter: lower.rfind(option.lower()) for letter, option in options.items() if option}
+    best = max(places, key=lambda letter: places[letter], default="")
+    return best if best and places[best] >= 0 else ""
+
+
+def mismatch(text: str, options: Mapping[str, str]) -> float | None:
+    """1 where the thoughts settle on another option than the answer, 0 where on the same.
+
+    None where the thoughts settle on none, or the answer is no letter.
+    """
+    thought, said = conclusion(text, options), answers.answer_text(text)
+    if not thought or not re.fullmatch("[A-Z]", said):
+        return None
+    return float(thought != said)
 
 
 def _terms(accuracy: float, *, form: bool, tokens: int, lengths: Lengths) -> dict[str, float]:

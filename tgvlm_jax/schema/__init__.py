@@ -33,6 +33,7 @@ from tgvlm_jax.schema.objective import (
     SftConfig,
 )
 from tgvlm_jax.schema.policy import AdvantageConfig, CreditConfig, PolicyConfig
+from tgvlm_jax.schema.process import JudgeConfig, ProcessConfig
 from tgvlm_jax.schema.towers import (
     CLIP_MEAN,
     CLIP_STD,
@@ -66,12 +67,14 @@ __all__ = [
     "FrameEncoderConfig",
     "GroupConfig",
     "GrpoConfig",
+    "JudgeConfig",
     "LoraConfig",
     "MeshConfig",
     "ModelConfig",
     "OptimConfig",
     "PerturbationConfig",
     "PolicyConfig",
+    "ProcessConfig",
     "ProjectorConfig",
     "QformerConfig",
     "QwenVisionConfig",

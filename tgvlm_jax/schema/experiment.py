@@ -33,8 +33,8 @@ class DataConfig:
     Attributes:
         shards: folder that `tgvlm shard` wrote.
         fps: frames a second of those shards; annotated videos may have a whole multiple of it.
-        annotations: E.T. Instruct JSON to train on, about videos in the shards; "" makes questions
-            out of the videos themselves.
+        annotations: JSON to train on, about videos in the shards, of E.T. Instruct or of VideoP2R
+            (parts by a `*` in the name); "" makes questions out of the videos themselves.
         eval_annotations: the same for evaluation; "" where `annotations` is.
         min_seconds, max_seconds, max_words: videos and answers outside are not trained on.
         times: "covered": a frame is on screen until the next one, so an interval ends with that;
@@ -50,6 +50,8 @@ class DataConfig:
         tokenizer: folder in Hugging Face format, or "tiny" for the one shipped with the library.
         template: chat template, a name in `tgvlm_jax.data.chat`.
         system: system text in the place of the template's own; "" leaves that.
+        instruction: what every question is followed by: "process" asks for an observation, thoughts
+            and an answer in tags (VideoP2R 1.1), "process_brief" in a line; "" for nothing.
         question_vocab: BERT's vocab.txt for a tower that reads the question, or "tiny" for the one
             shipped; "" where the tower does not. question_tokens: longest question in its pieces;
             question_bucket: padded up to multiples of this.
@@ -91,6 +93,7 @@ class DataConfig:
     tokenizer: str = "tiny"
     template: str = "phi3"
     system: str = ""
+    instruction: Literal["", "process", "process_brief"] = ""
     question_vocab: str = ""
     question_tokens: int = 256
     question_bucket: int = 32
@@ -154,10 +157,11 @@ class GroupConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """Linear warm-up, cosine decay, by parameter group.
+    """Linear warm-up, decay, by parameter group.
 
     Attributes:
         name: "adamw", or "muon": orthogonalised momentum for matrices, AdamW for the rest.
+        decay: the course from `lr` to `final_lr`, a "cosine" or "linear".
         final_lr: learning rate at the last step, as a fraction of `lr`.
         clip: largest global gradient norm; 0 does not clip.
     """
@@ -165,6 +169,7 @@ class OptimConfig:
     name: Literal["adamw", "muon"] = "adamw"
     lr: float = 1e-3
     warmup_steps: int = 20
+    decay: Literal["cosine", "linear"] = "cosine"
     final_lr: float = 0.02
     weight_decay: float = 0.0
     beta1: float = 0.9

@@ -5,6 +5,7 @@ from typing import Literal
 
 from tgvlm_jax.schema.checks import positive
 from tgvlm_jax.schema.policy import AdvantageConfig, PolicyConfig
+from tgvlm_jax.schema.process import ProcessConfig
 from tgvlm_jax.types import InputError
 
 PERTURBATIONS = ("shift", "add", "delete", "merge", "distort", "repeat")
@@ -15,6 +16,8 @@ class SftConfig:
     """Supervised fine-tuning of D2VLM (2.3): language, grounding and consistency.
 
     Attributes:
+        loss_on_prompt: the language term counts the prompt's text, too, as the code that VideoP2R
+            descends from does (VideoP2R 3).
         grounding, consistency: weights of the two terms; 10 each in the released code.
         alpha: base of the soft frame target alpha^-distance; 2.0 as released. 0 takes the hard
             targets of the paper.
@@ -24,6 +27,7 @@ class SftConfig:
     grounding: float = 10.0
     consistency: float = 10.0
     alpha: float = 2.0
+    loss_on_prompt: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,7 +121,7 @@ class GrpoConfig:
     Attributes:
         reward: "videossr" gives partial credit, "videossr_strict" only the very answer any;
             "grounding" is the overlap of the evidence with the truth, "worded_grounding" counts it
-            only where the words are those of the truth.
+            only where the words are those of the truth; "process" is what `process` says.
         num_generations: answers sampled to each prompt.
         max_tokens: longest answer; all are padded to it.
         sampling: how answers are sampled. Log-probabilities are those at its temperature, before
@@ -131,10 +135,13 @@ class GrpoConfig:
         reward_threads: threads that compute rewards.
         spans: weight of the policy loss of sampled spans (factorised GRPO); 0 takes the likeliest
             span and does not learn from it.
+        process: rewards of the segments of an answer (VideoP2R); None with any other reward.
     """
 
     kind: Literal["grpo"] = "grpo"
-    reward: Literal["videossr", "videossr_strict", "grounding", "worded_grounding"] = "videossr"
+    reward: Literal["videossr", "videossr_strict", "grounding", "worded_grounding", "process"] = (
+        "videossr"
+    )
     num_generations: int = 8
     max_tokens: int = 32
     sampling: SamplingConfig = SamplingConfig(temperature=1.0)
@@ -145,6 +152,7 @@ class GrpoConfig:
     rollout_size: int = 0
     reward_threads: int = 2
     spans: float = 0.0
+    process: ProcessConfig | None = None
 
     def __post_init__(self):
         positive(self, "num_generations", "max_tokens", "updates", "reward_threads")
@@ -154,3 +162,10 @@ class GrpoConfig:
             raise InputError("policy.kl needs a reference: set objective.reference to base or copy")
         if not self.sampling.temperature or self.sampling.repetition_penalty != 1.0:
             raise InputError("sampling: GRPO needs a temperature above 0 and no repetition_penalty")
+        if (self.reward == "process") != (self.process is not None):
+            raise InputError("objective.reward='process' and objective.process go together")
+        segments = self.process is not None and self.process.segment_norm == "segment"
+        if segments and self.policy.aggregation != "sequence_mean":
+            raise InputError(
+                "process.segment_norm='segment' needs policy.aggregation='sequence_mean'"
+            )

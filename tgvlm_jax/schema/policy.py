@@ -75,7 +75,8 @@ class PolicyConfig:
         kl: weight of the divergence from the reference policy.
         kl_estimator: per token k1 = d, abs = |d|, k2 = d^2 / 2 or k3 = e^-d + d - 1, where d is new
             minus reference log-probability.
-        kl_limit: largest size of k3; 0 has no bound.
+        kl_limit: largest size of k3; 0 has no bound. kl_gap: largest size of d that any estimate
+            counts, 0 for no bound (Video-R1 has 10).
         kl_ratio: the estimate is weighted with the ratio, which makes it unbiased off-policy.
         entropy: weight of an entropy bonus.
         aggregation: the mean over tokens ("token_mean"); over sequences of their means
@@ -98,6 +99,7 @@ class PolicyConfig:
     kl: float = 0.0
     kl_estimator: Literal["k1", "abs", "k2", "k3"] = "k3"
     kl_limit: float = 10.0
+    kl_gap: float = 0.0
     kl_ratio: bool = False
     entropy: float = 0.0
     aggregation: Literal[

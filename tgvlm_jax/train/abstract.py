@@ -155,6 +155,7 @@ def _policy_batch(
         return array(dtype, group, *shape)
 
     each, drawn = grouped(jnp.float32, config.max_tokens), None
+    segments = config.process is not None and config.process.segment_norm == "segment"
     if config.spans and experiment.model.evidence is not None:
         frames = (slots, prompt.visual.mask.shape[1])
         drawn = Drawn(
@@ -166,7 +167,8 @@ def _policy_batch(
     return PolicyBatch(
         prompt=prompt,
         response=_response(config.max_tokens, slots, grouped),
-        advantages=grouped(jnp.float32),
+        advantages=each,
+        scale=each if segments else None,
         log_probs=each,
         ref_log_probs=each if config.policy.kl else None,
         drawn=drawn,

@@ -15,8 +15,13 @@ from tgvlm_jax.types import InputError
 
 
 def schedule(config: OptimConfig, *, steps: int) -> optax.Schedule:
-    """Linear warm-up to lr, cosine decay to final_lr * lr at the last step."""
+    """Linear warm-up to lr, decay to final_lr * lr at the last step."""
     warmup = min(config.warmup_steps, max(steps - 1, 0))
+    if config.decay == "linear":
+        end, rest = config.lr * config.final_lr, max(steps - warmup, 1)
+        down = optax.linear_schedule(config.lr, end, rest)
+        up = optax.linear_schedule(0.0, config.lr, max(warmup, 1))
+        return optax.join_schedules([up, down], [warmup]) if warmup else down
     start = 0.0 if warmup else config.lr
     return optax.warmup_cosine_decay_schedule(
         start, config.lr, warmup, max(steps, warmup + 1), config.lr * config.final_lr

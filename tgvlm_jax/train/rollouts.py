@@ -24,7 +24,9 @@ from tgvlm_jax.objectives.grpo import PolicyBatch
 from tgvlm_jax.rewards import functions
 from tgvlm_jax.rollout.sampler import Generation, generate
 from tgvlm_jax.schema import Experiment, GrpoConfig
-from tgvlm_jax.train import optim, policy_batch, step
+from tgvlm_jax.train import judging, optim, policy_batch, step
+from tgvlm_jax.train.policy_batch import Segmented
+from tgvlm_jax.train.process_rewards import Processed, ProcessRewards
 from tgvlm_jax.train.state import TrainState
 from tgvlm_jax.types import InputError, Prompt, Questions, Sample
 
@@ -82,7 +84,12 @@ class Rollouts:
         check(experiment)
         self.config, self.experiment, self.blueprint = config, experiment, blueprint
         self.chat, self.mesh, self.copy = chat, mesh, copy
-        self.reward = functions.FUNCTIONS[config.reward]
+        self.judge, self.process = None, None
+        if config.process is None:
+            self.reward = functions.FUNCTIONS[config.reward]
+        else:
+            self.judge = judging.open_judge(config.process.judge)
+            self.process = ProcessRewards(config.process, chat=chat, judge=self.judge)
         slots = 2 * experiment.data.max_events
         self.replayed = {"evidence_id": chat.evidence_id, "slots": slots}
         self.pool = concurrent.futures.ThreadPoolExecutor(config.reward_threads)
@@ -90,7 +97,7 @@ class Rollouts:
         self.sees_once = not parameters.reach_tower(trained)
 
     def close(self) -> None:
-        """Stops the threads."""
+        """Stops the threads and lets go of the judge."""
         self.pool.shutdown(wait=False, cancel_futures=True)
 
     def __call__(self, state: TrainState, questions: Questions) -> Rolled:
@@ -122,6 +129,7 @@ class Rollouts:
             tuple(found),
             tuple(reference),
             mesh_lib.put_batch((scored.rewards, scored.overlaps), self.mesh),
+            mesh_lib.put_batch(scored.segmented, self.mesh),
             config=self.config,
             end_id=self.chat.end_id,
             **self.replayed,
@@ -180,38 +188,89 @@ class Rollouts:
     def _submit(
         self, found: Generation, samples: Sequence[Sample]
     ) -> list[concurrent.futures.Future]:
-        """Starts the rewards of one part, whose tokens it waits for."""
+        """Starts the rewards of one part, whose tokens it waits for; a job for each prompt."""
         tokens = mesh_lib.local(found.tokens)
         frames = None if found.grounding is None else mesh_lib.local(found.grounding.spans)
-        group = self.config.num_generations
-        return [
-            self.pool.submit(
-                _reward,
-                self.reward,
-                tokens[row],
-                None if frames is None else frames[row],
-                samples[row // group],
-                self.chat,
-                self.experiment,
+        group, jobs = self.config.num_generations, []
+        for row, sample in enumerate(samples):
+            own = slice(row * group, (row + 1) * group)
+            shown = None if frames is None else frames[own]
+            jobs.append(self.pool.submit(self._rewards, tokens[own], shown, sample))
+        return jobs
+
+    def _rewards(
+        self, tokens: np.ndarray, frames: np.ndarray | None, sample: Sample
+    ) -> "list[_Rewarded]":
+        """Of the answers to one prompt."""
+        data, where = self.experiment.data, f"{sample.kind}, {sample.video}"
+        said = [
+            answers.read(
+                row,
+                None if frames is None else frames[number],
+                sample=sample,
+                chat=self.chat,
+                config=data,
             )
-            for row in range(len(tokens))
+            for number, row in enumerate(tokens)
+        ]
+        if self.process is None:
+            return [_reward(self.reward, one, sample) for one in said]
+        found: list[Processed | None] = [None] * len(said)
+        failure = "" if sample.readable else "the video could not be read"
+        if not failure:
+            try:
+                found = [*self.process(tokens, [one.raw for one in said], sample)]
+            except InputError as error:
+                failure = str(error)
+        return [
+            _Rewarded(
+                value=float("nan") if made is None else float(made.rewards.sum()),
+                overlap=0.0,
+                text=one.text,
+                failure=f"{where}: {problem}" if problem else "",
+                process=made,
+            )
+            for one, made in zip(said, found, strict=True)
+            for problem in [made.failure if made else failure]
         ]
 
     def _collect(self, jobs: Sequence[Sequence[concurrent.futures.Future]]) -> "_Scored":
         """All rewards, in the order of the questions."""
         group, count = self.config.num_generations, len(jobs)
-        rows = sum(map(len, jobs)) // group
+        rows = sum(map(len, jobs))
         rewards, overlaps = np.zeros((2, rows, group), np.float32)
         texts = [[""] * group for _ in range(rows)]
+        processed: list[list[Processed | None]] = [[None] * group for _ in range(rows)]
         failures: list[str] = []
         for part, futures in enumerate(jobs):
             for number, future in enumerate(futures):
-                row, answer = part + number // group * count, number % group
-                done = future.result()
-                rewards[row, answer], overlaps[row, answer] = done.value, done.overlap
-                texts[row][answer] = done.text
-                failures += [done.failure] if done.failure else []
-        return _Scored(rewards=rewards, overlaps=overlaps, texts=texts, failures=tuple(failures))
+                row = part + number * count
+                for answer, done in enumerate(future.result()):
+                    rewards[row, answer], overlaps[row, answer] = done.value, done.overlap
+                    texts[row][answer], processed[row][answer] = done.text, done.process
+                    failures += [done.failure] if done.failure else []
+        return _Scored(
+            rewards=rewards,
+            overlaps=overlaps,
+            texts=texts,
+            failures=tuple(failures),
+            segmented=None if self.process is None else self._segmented(processed),
+            processed=tuple(one for row in processed for one in row if one is not None),
+        )
+
+    def _segmented(self, processed: Sequence[Sequence[Processed | None]]) -> Segmented:
+        """Absent where an answer has no rewards."""
+        shape = (len(processed), self.config.num_generations)
+        found = Segmented(
+            rewards=np.full((*shape, policy_batch.SEGMENTS), np.nan, np.float32),
+            segments=np.zeros((*shape, self.config.max_tokens), np.int32),
+        )
+        for row, group in enumerate(processed):
+            for answer, one in enumerate(group):
+                if one is not None:
+                    found.rewards[row, answer] = one.rewards
+                    found.segments[row, answer] = one.segments
+        return found
 
 
 def check(experiment: Experiment) -> None:
@@ -244,6 +303,7 @@ class _Rewarded:
     overlap: float
     text: str
     failure: str = ""
+    process: Processed | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -252,18 +312,12 @@ class _Scored:
     overlaps: Float[np.ndarray, "b g"]
     texts: list[list[str]]
     failures: tuple[str, ...]
+    segmented: Segmented | None = None
+    processed: tuple[Processed, ...] = ()
 
 
-def _reward(
-    function: functions.Reward,
-    tokens: np.ndarray,
-    frames: np.ndarray | None,
-    sample: Sample,
-    chat: Chat,
-    experiment: Experiment,
-) -> _Rewarded:
+def _reward(function: functions.Reward, said: answers.Said, sample: Sample) -> _Rewarded:
     """The reward of one answer; a reward that raises, or is no number, is absent."""
-    said = answers.read(tokens, frames, sample=sample, chat=chat, config=experiment.data)
     overlap = functions.grounding(said.raw, said.spans, sample) if len(sample.spans) else 0.0
     told = {"text": said.text, "overlap": overlap}
     if not sample.readable:
@@ -283,9 +337,16 @@ def _summary(scored: _Scored, samples: Sequence[Sample]) -> dict[str, float]:
     by_task = collections.defaultdict(list)
     for sample, row in zip(samples, scored.rewards, strict=True):
         by_task[functions.task(sample)].append(row)
-    found = {f"reward_{name}": _mean(np.stack(rows)) for name, rows in by_task.items()}
+    found = {
+        f"reward_{name.replace(' ', '_')}": _mean(np.stack(rows)) for name, rows in by_task.items()
+    }
     failed = float(np.mean(~np.isfinite(scored.rewards)))
-    return {"reward": _mean(scored.rewards), "failed_rewards": failed, **found}
+    told = {"reward": _mean(scored.rewards), "failed_rewards": failed, **found}
+    if scored.processed:
+        for name in scored.processed[0].terms:
+            told[name] = _mean(np.array([one.terms[name] for one in scored.processed]))
+        told["judge_failures"] = float(np.mean([bool(one.failure) for one in scored.processed]))
+    return told
 
 
 def _mean(values: np.ndarray) -> float:

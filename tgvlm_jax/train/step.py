@@ -84,7 +84,8 @@ def _weights(batch: Any, experiment: Experiment) -> dict[str, jax.Array]:
             return grpo.weights(batch, config=config)
         case FpoConfig():
             return fpo.weights(batch)
-    return sft.weights(batch)
+        case config:
+            return sft.weights(batch, on_prompt=config.loss_on_prompt)
 
 
 def _sums(

@@ -1,0 +1,1 @@
+"""Who says whether an observation suffices for an answer: words, or a language model."""
