@@ -72,6 +72,20 @@ def test_qwen2_5_sees_a_video_as_one_item():
     )
 
 
+def test_a_pair_may_be_said_to_last_a_second():
+    """What Video-R1 trains with: times 0, 2, 4 whatever the rate."""
+    config = dataclasses.replace(CONFIG, template="qwen2")
+    times = {}
+    for seconds in (0.0, 1.0):
+        made = batch_of(
+            [film(6, rate=1.0)], QWEN2_5, dataclasses.replace(config, grid_seconds=seconds)
+        )
+        rows = made.prompt.positions[0, 0][made.prompt.visual_index[0] >= 0]
+        times[seconds] = sorted(set((rows - rows.min()).tolist()))
+    assert times[1.0] == [0, 2, 4]
+    assert times[0.0] == [0, 4, 8]
+
+
 def test_every_clip_is_a_video_from_its_start():
     chat = open_chat(CONFIG, QWEN3)
     assert said(chat, film(6, clips=(4, 2))) == (

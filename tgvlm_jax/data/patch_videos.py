@@ -35,10 +35,15 @@ class Shown:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PatchVideos:
-    """How videos are shown to one tower; `rule` says how they are cut."""
+    """How videos are shown to one tower; `rule` says how they are cut.
+
+    `grid_seconds` are what a tower without times in words is told that each temporal patch lasts,
+    0 for how long it does.
+    """
 
     tower: QwenVisionConfig
     rule: PatchRule
+    grid_seconds: float = 0.0
 
     def show(
         self, frames: UInt8[np.ndarray, "f y x 3"], seconds: Float64[np.ndarray, "f"]
@@ -52,7 +57,8 @@ class PatchVideos:
         item, stamps = "".join(MARKS), [""]
         if self.tower.tokens_per_second:
             step = float(np.diff(seconds).mean()) if len(seconds) > 1 else 1.0
-            items = (mrope.video_item(patched.grid, seconds=self.rule.temporal * step),)
+            each = self.grid_seconds or self.rule.temporal * step
+            items = (mrope.video_item(patched.grid, seconds=each),)
         else:
             items = tuple(mrope.video_frames(patched.grid))
             stamps = qwen_patches.frame_stamps(seconds, temporal=self.rule.temporal)
@@ -85,7 +91,7 @@ def of_config(tower: QwenVisionConfig, config: DataConfig) -> PatchVideos:
         window=tower.window,
         table_side=tower.table_side,
     )
-    return PatchVideos(tower=tower, rule=rule)
+    return PatchVideos(tower=tower, rule=rule, grid_seconds=config.grid_seconds)
 
 
 def bucket_of(tower: QwenVisionConfig, config: DataConfig) -> Bucket:

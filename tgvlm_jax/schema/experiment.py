@@ -43,6 +43,8 @@ class DataConfig:
             things and cuts off what is beside the middle (D2VLM 1.1).
         min_pixels, max_pixels: of a frame, for a tower that takes all sizes (Qwen-VL); stored
             frames are scaled into these, and their shape is kept.
+        grid_seconds: for Qwen2.5-VL, how long it is told that a pair of frames lasts; 0: as long as
+            it does. Video-R1 and VideoP2R train with 1 and evaluate with 0.
         prompt_tokens: for such a tower, the length that all prompts are padded to.
         patch_rows, patch_slots: for such a tower, the rows that a sample's patches are laid out in,
             and patches to a row; a row holds whole frames. 0: a row for every pair of frames, slots
@@ -87,6 +89,7 @@ class DataConfig:
     fit: Literal["stretch", "centre"] = "stretch"
     min_pixels: int = 128 * 128
     max_pixels: int = 256 * 256
+    grid_seconds: float = 0.0
     prompt_tokens: int = 2048
     patch_rows: int = 0
     patch_slots: int = 0
