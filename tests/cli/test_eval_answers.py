@@ -111,6 +111,12 @@ def test_multiple_choice(answers, scored):
     assert scored("videomme", "mme.json", path)[1]["overall"] == 100
     _, figures = scored("videomme", "mme.json", path, "--scoring", "lmms-eval")
     assert figures["overall"] == 50
+    path = answers(**{"001-1": "<answer>B</answer>", "001-2": "<answer>(C)</answer>"})
+    said, figures = scored("videomme", "mme.json", path, "--scoring", "videor1")
+    assert (figures["overall"], figures["blind"]) == (50, 50)
+    assert "best constant answer: 50.00%" in said.out
+    path = answers(**{"action_count/0": "<answer>B</answer>", "action_count/1": "B."})
+    assert scored("mvbench", "action_count.json", path, "--scoring", "videor1")[1]["overall"] == 50
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A sentence encoder of a few words, for the tests of what compares texts."""
+"""A sentence encoder of a few words; suites on files that a test writes."""
 
 import json
 
@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 import tokenizers
 from safetensors.numpy import save_file
+
+from tgvlm_jax.evaluation.etbench_captioning import CaptionScorers
+from tgvlm_jax.evaluation.similarity import TokenOverlap
+from tgvlm_jax.evaluation.suites import open_suite
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "dog", "runs", "cat", "sleeps"]
 WIDTH, INNER, HEADS = 8, 16, 2
@@ -48,3 +52,31 @@ def checkpoint(tmp_path):
     )
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     return tmp_path
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Opens a suite on annotation files that are written for it; .jsonl gets a record a line."""
+
+    def write_and_open(benchmark, **files):
+        paths = []
+        for name, content in files.items():
+            stem, _, suffix = name.partition("__")
+            path = tmp_path / f"{stem}.{suffix or 'json'}"
+            lines = "\n".join(json.dumps(row) for row in content) if suffix else None
+            path.write_text(lines if lines is not None else json.dumps(content))
+            paths.append(path)
+        return open_suite(benchmark, paths)
+
+    return write_and_open
+
+
+@pytest.fixture
+def scored():
+    """Scores answers, without what compares captions."""
+    scorers = CaptionScorers(similarity=TokenOverlap(), metrics=None)
+
+    def score(suite, answers, scoring=None):
+        return suite.score(answers, scoring=scoring, scorers=scorers)
+
+    return score

@@ -18,7 +18,7 @@ from tgvlm_jax.data.augment import fit
 from tgvlm_jax.data.chat import EVIDENCE
 from tgvlm_jax.data.patch_videos import shown_size
 from tgvlm_jax.evaluation.runner import answer
-from tgvlm_jax.evaluation.suites import Question, Suite, answer_line, read_answers
+from tgvlm_jax.evaluation.suite import Question, Suite, answer_line, read_answers
 from tgvlm_jax.grounding.timecode import format_span
 from tgvlm_jax.rollout.sampling import GREEDY
 from tgvlm_jax.schema import DataConfig, Experiment, ModelConfig, SamplingConfig

@@ -11,7 +11,8 @@ from tgvlm_jax.cli.benchmark_answers import Asked, answer_all
 from tgvlm_jax.evaluation import captioning
 from tgvlm_jax.evaluation.etbench_captioning import CaptionScorers
 from tgvlm_jax.evaluation.similarity import TokenOverlap, best_similarity
-from tgvlm_jax.evaluation.suites import Scored, Suite, open_suite, read_answers
+from tgvlm_jax.evaluation.suite import Scored, Suite, read_answers
+from tgvlm_jax.evaluation.suites import open_suite
 from tgvlm_jax.report.tables import write_tables
 
 ANSWERS = "answers.jsonl"

@@ -9,8 +9,8 @@
 
 Held-out clips are those of the run itself, or of --config; blind answers are scored beside them.
 Of pretext tasks (data.tasks) the reward is the score.
-Of a benchmark (etbench, charades, youcook2, mvbench, videomme) the annotation files are its
-released ones; of viubench questions.json, about which `tgvlm viubench` asks a model. Answers go to
+Of a benchmark (docs/benchmarks.md lists them) the annotation files are its released ones; of
+viubench questions.json, about which `tgvlm viubench` asks a model. Answers go to
 answers.jsonl in the work folder as they are made; a run that was stopped goes on from there. With
 --answers no model is needed: JSON lines {"question", "answer"}, or the benchmark's own records with
 the answer in `a`, which then are annotations as well.
@@ -32,7 +32,7 @@ def flags(flag_values: absl_flags.FlagValues) -> None:
     texts = {
         "checkpoint": "<DIR>: work folder of a run",
         "workdir": "<DIR>: for the results; CHECKPOINT/eval if none",
-        "benchmark": "<NAME>: etbench, charades, youcook2, mvbench, videomme or viubench",
+        "benchmark": "<NAME>: one of docs/benchmarks.md, as etbench or videomme",
         "videos": "<DIR>: the benchmark's videos",
         "answers": "<FILE>: score these, without a model",
         "scoring": "<NAME>: which published rules; the benchmark's first if none",

@@ -13,7 +13,8 @@ from tgvlm_jax.config import freeze
 from tgvlm_jax.data import viubench
 from tgvlm_jax.data.shards import open_shards
 from tgvlm_jax.evaluation.runner import answer
-from tgvlm_jax.evaluation.suites import Scored, answer_line, open_suite, read_answers
+from tgvlm_jax.evaluation.suite import Scored, answer_line, read_answers
+from tgvlm_jax.evaluation.suites import open_suite
 from tgvlm_jax.schema import Experiment
 from tgvlm_jax.types import InputError
 

@@ -1,5 +1,6 @@
 """How other benchmarks read a chosen option: MLVU, Video-R1, VSI-Bench, VideoMMMU, TempCompass,
-VideoSSR, lmms-eval. Each is its published script's rule, with the quirks that its figures rest on.
+VideoSSR, Video-MTR, LVBench, LongVideoBench, lmms-eval. Each is its published script's rule, with
+the quirks that its figures rest on.
 """
 
 import re
@@ -17,6 +18,19 @@ _LMMS_PHRASES = (
     *(f"{the}best {what} is" for the in ("the ", "") for what in ("answer", "option")),
     *("my choice is", "i choose", "i select", "i pick"),
     *("옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは"),
+)
+
+_LAST_TURN = re.compile(r"<think>.*?</think>\s*<answer>(.*?)</answer>", re.DOTALL)
+# LongVideoBench deletes them wherever they occur, in this order.
+_LONG_PHRASES = (
+    "The best answer is",
+    "The correct answer is",
+    "The answer is",
+    "The answer",
+    "The best option is",
+    "The correct option is",
+    "Best answer:",
+    "Best option:",
 )
 
 NO_RESPONSE = "API Error"
@@ -168,3 +182,29 @@ def lmms_eval_letter(text: str, letters: str = "ABCD") -> str:
         places = [(text.rfind(form.format(letter)), letter) for letter in letters]
         found = found or [hit for hit in places if hit[0] >= 0]
     return max(found)[1] if found else ""
+
+
+def videomtr_answer(text: str) -> str:
+    """Video-MTR: the answer of a turn that has thoughts, an answer and nothing else; or ""."""
+    text = text.strip()
+    return _LAST_TURN.findall(text)[0].strip() if _LAST_TURN.fullmatch(text) else ""
+
+
+def videomtr_right(text: str, gold: str) -> bool:
+    """Video-MTR: `videomtr_answer` of a trajectory's last turn is the gold letter, a capital."""
+    return videomtr_answer(text) == gold
+
+
+def lvbench_letter(text: str) -> str:
+    """LVBench: the first character inside the first parentheses, or of the text; "" for none."""
+    before = text.strip().split(")")[0].strip()
+    inside = before.split("(")[1].strip() if "(" in before else before
+    return inside.split(" ")[0][:1]
+
+
+def longvideobench_letter(text: str) -> str:
+    """LongVideoBench: the first capital A to E after some phrases are deleted; "" for none."""
+    for phrase in _LONG_PHRASES:
+        text = text.replace(phrase, "")
+    found = re.search("[ABCDE]", text)
+    return found[0] if found else ""

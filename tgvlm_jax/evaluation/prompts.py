@@ -42,3 +42,33 @@ def lettered_options(question: str, lines: Sequence[str]) -> str:
         *lines,
         "Answer with the letter of the right option only.",
     ])  # fmt: skip
+
+
+def letters(texts: Sequence[str]) -> list[str]:
+    """Options as lines that begin with their letters."""
+    return [f"{letter}. {text}" for letter, text in zip(_LETTERS, texts, strict=False)]
+
+
+def number(question: str) -> str:
+    """Asks for one number."""
+    return "\n".join([question, "Look at the video and answer with a single number only."])
+
+
+def short(question: str) -> str:
+    """Asks for a word or a number of the model's own."""
+    return "\n".join([question, "Answer with one word, short phrase or number only."])
+
+
+def yes_no(question: str) -> str:
+    """Asks for yes or no."""
+    return "\n".join([question, "Look at the video and answer with yes or no only."])
+
+
+def labelled_options(question: str) -> str:
+    """Multiple choice whose lines have labels of their own; the answer is to be one of them."""
+    return "\n".join([question, "Answer with the label of the line that fits the video only."])
+
+
+def interval(question: str) -> str:
+    """Asks for a list of numbers, a stretch of time or a box."""
+    return "\n".join([question, "Answer with a list of numbers in brackets only, as in [3, 12]."])

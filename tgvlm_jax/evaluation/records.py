@@ -69,14 +69,39 @@ def read_records(
     """
     if not isinstance(rows, list):
         raise InputError(f"{path}: must hold a list of records, found {_kind(rows)}")
+    return read_rows(_numbered(path, rows), read=read)
+
+
+def read_rows(rows: Iterable[tuple[str, Any]], *, read: Callable[["Fields"], T]) -> Loaded[T]:
+    """Reads objects one by one; with each comes where it stands, for messages."""
     records: list[T] = []
     problems: list[InputError] = []
-    for index, row in enumerate(rows):
+    for where, row in rows:
         try:
-            records.append(read(Fields(row, where=f"{path}: record {index}")))
+            records.append(read(Fields(row, where=where)))
         except InputError as error:
             problems.append(error)
     return Loaded(records=records, problems=problems)
+
+
+def read_list(path: str | os.PathLike[str]) -> list[tuple[str, Any]]:
+    """The records of a JSON list, or of JSON lines (.jsonl), and where each stands.
+
+    Raises:
+        InputError: the file cannot be read, is no JSON or no list.
+    """
+    if not str(path).endswith(".jsonl"):
+        rows = read_json(path)
+        if not isinstance(rows, list):
+            raise InputError(f"{path}: must hold a list of records, found {_kind(rows)}")
+        return _numbered(path, rows)
+    lines = enumerate(read_text(path).splitlines(), start=1)
+    named = [(f"{path}: line {number}", line) for number, line in lines if line.strip()]
+    return [(where, _decoded(where, line)) for where, line in named]
+
+
+def _numbered(path: str | os.PathLike[str], rows: list[Any]) -> list[tuple[str, Any]]:
+    return [(f"{path}: record {index}", row) for index, row in enumerate(rows)]
 
 
 class Fields:
@@ -148,6 +173,10 @@ class Fields:
         if not isinstance(value, list):
             raise self.problem(f"{name!r} must be a list, found {_kind(value)}")
         return value
+
+    def inside(self, name: str) -> "Fields":
+        """An object, its own fields to be asked for."""
+        return Fields(self.any(name), where=f"{self.where}: {name!r}")
 
     def texts(self, name: str) -> list[str]:
         """A list of strings."""

@@ -4,15 +4,16 @@
     answers = read_answers("answers.jsonl", suite)
     print(suite.score(answers, scoring="papers", scorers=scorers).text())
 
-A new one is a function from its files to a `Suite` and an entry in `SUITES`.
+A new one is a function from its files to a `Suite` and an entry in `SUITES`; where questions have
+letters or numbers for answers, a reader and a table of scorings in `item_suites.py` will do.
 """
 
 import collections
 import dataclasses
-import json
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 from tgvlm_jax.evaluation import (
     charades,
@@ -27,94 +28,10 @@ from tgvlm_jax.evaluation.etbench_answers import DELIMITER, ScriptAborts, events
 from tgvlm_jax.evaluation.etbench_captioning import CaptionScorers
 from tgvlm_jax.evaluation.etbench_data import CHOICE, read_etbench
 from tgvlm_jax.evaluation.etbench_grounding import Variant
-from tgvlm_jax.evaluation.records import Fields, Loaded, Span, read_json, read_json_lines
-from tgvlm_jax.text.tables import Table
+from tgvlm_jax.evaluation.item_suites import ITEM_SUITES
+from tgvlm_jax.evaluation.records import Span
+from tgvlm_jax.evaluation.suite import Question, Scored, Suite, read_all
 from tgvlm_jax.types import InputError
-
-T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Question:
-    """What a model is asked.
-
-    Attributes:
-        name: identifies the question in its benchmark. video: path below the folder of videos.
-        text: the prompt, with one `<evi>` for each of `sources` (seconds).
-        bounds: seconds of the clip; None for the whole video.
-        choice: whether options are given, for which D2VLM decodes with a repetition penalty.
-    """
-
-    name: str
-    video: str
-    text: str
-    sources: tuple[Span, ...] = ()
-    bounds: Span | None = None
-    choice: bool = False
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scored:
-    """Scores of one benchmark: tables, sentences on how they were made, and every figure."""
-
-    tables: tuple[Table, ...]
-    notes: tuple[str, ...]
-    figures: Mapping[str, Any]
-
-    def text(self) -> str:
-        """All of it but the figures, to be printed."""
-        return "\n\n".join([*(table.text() for table in self.tables), *self.notes])
-
-
-Scorer = Callable[[Sequence[str], str, CaptionScorers], Scored]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Suite:
-    """One benchmark, read.
-
-    Attributes:
-        title: for people. scorings: what `score` accepts, the default first.
-        questions: in the order of the files. captions: whether captions or sentences are compared.
-        row_name: the name of the question that a record of the usual results file answers; None
-            where there is no such file.
-        changed: whether videos are changed before they are shown, so that files of them do not do.
-    """
-
-    title: str
-    scorings: tuple[str, ...]
-    questions: Sequence[Question]
-    captions: bool
-    row_name: Callable[[Fields], str] | None
-    scorer: Scorer
-    changed: bool = False
-
-    def check(self, scoring: str | None) -> str:
-        """The scoring, by default the first; raises InputError where there is none such."""
-        chosen = self.scorings[0] if scoring is None else scoring
-        if chosen not in self.scorings:
-            raise InputError(
-                f"{self.title} has no scoring {chosen!r}; choose {', '.join(self.scorings)}"
-            )
-        return chosen
-
-    def score(
-        self, answers: Mapping[str, str], *, scoring: str | None, scorers: CaptionScorers
-    ) -> Scored:
-        """Scores answers by the name of their question; without an answer it is empty.
-
-        Raises:
-            InputError: there is no such scoring, or nothing that it can be divided by.
-        """
-        chosen = self.check(scoring)
-        texts = [answers.get(question.name, "") for question in self.questions]
-        found = self.scorer(texts, chosen, scorers)
-        missing = sum(question.name not in answers for question in self.questions)
-        notes = [f"scoring: {chosen}; questions: {len(texts)}, without an answer: {missing}"]
-        figures = {"scoring": chosen, "questions": len(texts), "unanswered": missing}
-        return dataclasses.replace(
-            found, notes=(*notes, *found.notes), figures=figures | dict(found.figures)
-        )
 
 
 def open_suite(name: str, paths: Sequence[str | Path]) -> Suite:
@@ -136,54 +53,11 @@ def open_suite(name: str, paths: Sequence[str | Path]) -> Suite:
     return suite
 
 
-def read_answers(path: str | Path, suite: Suite) -> dict[str, str]:
-    """Answers by question: JSON lines of `question` and `answer`, or the usual results file.
-
-    The latter is a JSON list of the benchmark's own records with the answer in `a`.
-
-    Raises:
-        InputError: the file, or a record that is named, is not that, or answers no question of
-            the suite.
-    """
-    lines = str(path).endswith(".jsonl")
-    rows = read_json_lines(path) if lines else read_json(path)
-    if not isinstance(rows, list):
-        raise InputError(f"{path}: must hold a list of records with answers")
-    known = {question.name for question in suite.questions}
-    found: dict[str, str] = {}
-    for number, row in enumerate(rows):
-        fields = Fields(row, where=f"{path}: {'line' if lines else 'record'} {number + lines}")
-        if lines:
-            name, answer = fields.text("question"), fields.text("answer")
-        elif suite.row_name is None:
-            raise InputError(f"{path}: {suite.title} takes answers as JSON lines (.jsonl)")
-        else:
-            name, answer = suite.row_name(fields), fields.text("a")
-        if name not in known:
-            raise fields.problem(f"answers {name!r}, which no annotation file asks")
-        found[name] = answer
-    return found
-
-
-def answer_line(question: Question, answer: str) -> str:
-    """One line of an answers file."""
-    return json.dumps({"question": question.name, "answer": answer}, ensure_ascii=False)
-
-
-def _all(paths: Sequence[str | Path], read: Callable[[Any], Loaded[T]]) -> list[T]:
-    loaded = [read(path) for path in paths]
-    problems = [problem for one in loaded for problem in one.problems]
-    if problems:
-        more = f" (and {len(problems) - 1} more bad records)" if len(problems) > 1 else ""
-        raise InputError(f"{problems[0]}{more}")
-    return [record for one in loaded for record in one.records]
-
-
 # ----------------------------------------------------------------------------- E.T. Bench
 
 
 def _etbench(paths: Sequence[str | Path]) -> Suite:
-    samples = _all(paths, lambda path: read_etbench(path, answered=False))
+    samples = read_all(paths, lambda path: read_etbench(path, answered=False))
 
     def score(texts: Sequence[str], scoring: Any, scorers: CaptionScorers) -> Scored:
         pairs = zip(samples, texts, strict=True)
@@ -214,7 +88,7 @@ def _etbench(paths: Sequence[str | Path]) -> Suite:
 
 
 def _charades(paths: Sequence[str | Path]) -> Suite:
-    queries = _all(paths, charades.read_charades)
+    queries = read_all(paths, charades.read_charades)
     asked = [prompts.moment(query.sentence) for query in queries]
 
     def score(texts: Sequence[str], scoring: str, _: CaptionScorers) -> Scored:
@@ -254,7 +128,7 @@ def _first_span(text: str) -> Span | None:
 
 
 def _youcook2(paths: Sequence[str | Path]) -> Suite:
-    videos = _all(paths, youcook2.read_youcook2)
+    videos = read_all(paths, youcook2.read_youcook2)
 
     def score(texts: Sequence[str], scoring: str, scorers: CaptionScorers) -> Scored:
         read = _captions if scoring == "d2vlm" else _plain_captions
@@ -292,7 +166,7 @@ def _plain_captions(text: str) -> list[youcook2.Caption]:
 
 
 def _mvbench(paths: Sequence[str | Path]) -> Suite:
-    questions = _all(paths, choices.read_mvbench)
+    questions = read_all(paths, choices.read_mvbench)
     numbers: collections.Counter[str] = collections.Counter()
     asked = []
     for one in questions:
@@ -308,12 +182,19 @@ def _mvbench(paths: Sequence[str | Path]) -> Suite:
         numbers[one.task] += 1
 
     def score(texts: Sequence[str], scoring: str, _: CaptionScorers) -> Scored:
-        rules = {"official": choices.mvbench_right, "timechat": choices.mvbench_right_timechat}
-        return _chosen(choices.score_mvbench(questions, texts, right=rules[scoring]))
+        rules = {
+            "official": choices.mvbench_right,
+            "timechat": choices.mvbench_right_timechat,
+            "videor1": _videor1_right,
+        }
+        score = functools.partial(choices.score_mvbench, questions, right=rules[scoring])
+        letters = choices.LETTERS[: max(len(one.candidates) for one in questions)]
+        form = "{}" if scoring == "videor1" else "({})"
+        return _chosen(score, texts, [form.format(letter) for letter in letters])
 
     return Suite(
         title="MVBench",
-        scorings=("official", "timechat"),
+        scorings=("official", "timechat", "videor1"),
         questions=asked,
         captions=False,
         row_name=None,
@@ -322,20 +203,27 @@ def _mvbench(paths: Sequence[str | Path]) -> Suite:
 
 
 def _videomme(paths: Sequence[str | Path]) -> Suite:
-    questions = _all(paths, choices.read_videomme)
+    questions = read_all(paths, choices.read_videomme)
 
     def score(texts: Sequence[str], scoring: str, _: CaptionScorers) -> Scored:
-        rules = {"official": choices.videomme_letter, "lmms-eval": choice_rules.lmms_eval_letter}
-        # lmms-eval counts what it cannot read as wrong, the official script not at all.
+        rules = {
+            "official": choices.videomme_letter,
+            "lmms-eval": choice_rules.lmms_eval_letter,
+            "videor1": lambda text: (choice_rules.tagged_answer(text) or text).strip(),
+            "videomtr": choice_rules.videomtr_answer,
+        }
+        # Of these only the official script leaves out what it cannot read.
         unread = "" if scoring == "official" else "?"
         letter = rules[scoring]
-        return _chosen(
-            choices.score_videomme(questions, texts, letter=lambda text: letter(text) or unread)
+        score = functools.partial(
+            choices.score_videomme, questions, letter=lambda text: letter(text) or unread
         )
+        form = "<think></think><answer>{}</answer>" if scoring == "videomtr" else "{}"
+        return _chosen(score, texts, [form.format(letter) for letter in "ABCD"])
 
     return Suite(
         title="Video-MME",
-        scorings=("official", "lmms-eval"),
+        scorings=("official", "lmms-eval", "videor1", "videomtr"),
         questions=[
             Question(
                 name=one.name,
@@ -351,15 +239,28 @@ def _videomme(paths: Sequence[str | Path]) -> Suite:
     )
 
 
-def _chosen(found: choices.ChoiceResult) -> Scored:
-    return Scored(tables=found.tables, notes=(found.summary(),), figures=found.to_json())
+def _videor1_right(text: str, gold: str) -> bool:
+    """`gold` is "(A) text"; the answer must be the letter."""
+    return choice_rules.videor1_right(text, gold[1])
+
+
+def _chosen(
+    score: Callable[[Sequence[str]], choices.ChoiceResult],
+    texts: Sequence[str],
+    constants: Sequence[str],
+) -> Scored:
+    """Scores of the answers, and of the best one that says the same to every question."""
+    found = score(texts)
+    blind = max(score([constant] * len(texts)).overall for constant in constants)
+    notes = (found.summary(), f"best constant answer: {blind:.2f}%")
+    return Scored(tables=found.tables, notes=notes, figures=found.to_json() | {"blind": blind})
 
 
 # ------------------------------------------------------------------------------- VIUBench
 
 
 def _viubench(paths: Sequence[str | Path]) -> Suite:
-    questions = _all(paths, viubench.read_viubench)
+    questions = read_all(paths, viubench.read_viubench)
 
     def score(texts: Sequence[str], scoring: Any, _: CaptionScorers) -> Scored:
         found = viubench.score_viubench(questions, texts, scoring=scoring)
@@ -384,4 +285,5 @@ SUITES: dict[str, Callable[[Sequence[str | Path]], Suite]] = {
     "mvbench": _mvbench,
     "videomme": _videomme,
     "viubench": _viubench,
+    **ITEM_SUITES,
 }
