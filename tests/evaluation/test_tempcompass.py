@@ -10,11 +10,8 @@ CAPTION = {
     "question": "Which caption matches better?\nCaption A: One wilts.\nCaption B: It opens.",
     "answer": "Caption B: It opens.",
 }
-META = {
-    "107": {
-        "eval_dim": {"action": {"type": "fine-grained action"}, "speed": {"type": "relative speed"}}
-    }
-}
+DIMENSIONS = {"action": {"type": "fine-grained action"}, "speed": {"type": "relative speed"}}
+META = {"107": {"eval_dim": DIMENSIONS | {"order": None}}}
 
 
 def files(choice=CHOICE, yes=YES, caption=CAPTION):
@@ -52,7 +49,10 @@ def test_three_tasks_and_their_rules(opened, scored):
             files(choice=CHOICE | {"answer": "D. flying"}),
             "multi-choice.json: 107/action/0: 'answer'",
         ),
-        (files(choice={"question": "?\nx\ny", "answer": "x"}), "options must begin with A. to D."),
+        (
+            files(choice={"question": "?\nx\ny", "answer": "x"}),
+            "must begin like an option of the question, found 'x'",
+        ),
         (
             files(yes=YES | {"answer": "maybe"}),
             "yes_no.json: 107/action/0: 'answer' must be yes or",

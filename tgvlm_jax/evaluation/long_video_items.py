@@ -146,10 +146,8 @@ def read_lvbench(path: _FilePath) -> Loaded[Item]:
 def _lvbench(named: Fields) -> Item:
     row = Fields(named.any("row"), where=named.where)
     question, types = row.word("question"), row.texts("question_type")
-    found = re.findall(r"^\(([A-Z])\) ?(.*)$", question, re.MULTILINE)
-    letters = letters_of(row, [text for _, text in found])
-    if "".join(letter for letter, _ in found) != letters:
-        raise row.problem("'question' must hold its options as lines (A) ..., (B) ... in order")
+    options = tuple(re.findall(r"^\([A-Z]\) ?(.*)$", question, re.MULTILINE))
+    letters = letters_of(row, options)
     if not types:
         raise row.problem("'question_type' is empty")
     return Item(
@@ -157,7 +155,7 @@ def _lvbench(named: Fields) -> Item:
         video=f"{named.text('key')}.mp4",
         prompt=prompts.lettered_options(question, []),
         question=question,
-        options=tuple(text for _, text in found),
+        options=options,
         answer=row.choice("answer", letters),
         kind="choice",
         groups={"question type": tuple(types), "video type": (named.text("type"),)},

@@ -54,10 +54,10 @@ def _fine_types(path: str | os.PathLike[str]) -> dict[tuple[str, str], str]:
     found = {}
     for video, about in Fields(read_json(path), where=str(path)).row.items():
         dimensions = Fields(about, where=f"{path}: {video}").inside("eval_dim")
-        for dimension in dimensions.row:
-            kind = dimensions.inside(dimension).row.get("type")
-            if isinstance(kind, str):
-                found[video, dimension] = kind
+        for dimension, inside in dimensions.row.items():
+            # null where a video is not asked about a dimension
+            if isinstance(inside, dict) and isinstance(inside.get("type"), str):
+                found[video, dimension] = inside["type"]
     return found
 
 
@@ -104,14 +104,15 @@ def _constants(row: Fields, kind: Kind, question: str, answer: str) -> tuple[str
             raise row.problem(f"'answer' must be yes or no, found {answer!r}")
         return "yes", "no"
     lines = [line.strip() for line in question.split("\n")[1:]]
-    if answer not in lines:
-        raise row.problem(f"'answer' must be one of the options in the question, found {answer!r}")
     if kind == "caption":
-        return tuple(line.partition(": ")[0] for line in lines)
-    bad = [line for line in lines if not re.match("[A-D]\\.", line)]
-    if bad:
-        raise row.problem(f"options must begin with A. to D., found {bad[0]!r}")
-    return tuple(line[0] for line in lines)
+        labels = tuple(line.partition(": ")[0] for line in lines)
+        answer = answer.partition(": ")[0]
+    else:
+        labels = tuple(line[0] for line in lines if re.match(r"[A-D]\.", line))
+        answer = answer[0]
+    if answer not in labels:
+        raise row.problem(f"'answer' must begin like an option of the question, found {answer!r}")
+    return labels
 
 
 def _mark(item: Item, text: str) -> float:
