@@ -43,6 +43,8 @@ SEES["__init__"] = set()
 EXCEPTIONS = {
     # Metrics are pure; the runner is what brings a model and data to them.
     "evaluation/runner.py": BASE | {"data", "models", "ops", "rollout"},
+    # The CoT job checks traces with the parsers of the reward, and asks a judge.
+    "data/cot.py": {"rewards", "judges"},
     # Scores of training tasks: their parsers and blind answers are those of the reward.
     "evaluation/pretext.py": {"rewards"},
     "evaluation/viubench.py": {"rewards"},

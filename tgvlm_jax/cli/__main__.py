@@ -35,6 +35,10 @@ VERBS = {
         "question a video: text, intervals, timeline",
         'tgvlm ask --checkpoint DIR --video clip.mp4 "When does the door open?"',
     ),
+    "cot": (
+        "have a model observe, think and answer, and keep the traces that hold",
+        "tgvlm cot --records FILE --shards DIR --out DIR --checkpoint DIR",
+    ),
     "viubench": (
         "make VIUBench's nine subsets of questions out of any videos, and score a model on them",
         "tgvlm viubench --shards DIR --out DIR --checkpoint DIR",

@@ -99,7 +99,7 @@ class AnnotatedVideos:
             raise InputError(f"data.{key}={str(self.path)!r}: no such file")
         if seed < 0:
             raise InputError(f"seed={seed}: give 0 or more")
-        self._videos = _Videos(shards, config)
+        self._videos = Videos(shards, config)
         limits = Filters(
             words=config.max_words, shortest=config.min_seconds, longest=config.max_seconds
         )
@@ -221,12 +221,12 @@ def reasons(
     shards: FrameShards, config: DataConfig, records: Sequence[Annotation]
 ) -> dict[str, str]:
     """Which of some good records cannot be used with these shards and settings, and why."""
-    videos = _Videos(shards, config)
+    videos = Videos(shards, config)
     found = {one.where: videos.unusable(one) for one in records}
     return {where: reason for where, reason in found.items() if reason}
 
 
-class _Videos:
+class Videos:
     """The videos of a shard folder by the paths that annotations name them with."""
 
     def __init__(self, shards: FrameShards, config: DataConfig):

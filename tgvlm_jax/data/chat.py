@@ -175,6 +175,10 @@ class Chat:
                 "with evidence heads understands"
             )
         *texts, last = self._texts(sample)
+        if not len(sample.frames):  # nothing is shown: text alone
+            ids = np.asarray(self._ids("".join([*texts, last])), np.int32)
+            none = np.full(len(ids), -1, np.int32)
+            return _Prompt(ids=ids, visual_index=none, videos=Videos(by=videos, seen=()))
         if not sample.frames.size:
             return _Prompt(ids=_NONE, visual_index=_NONE)
         cuts = np.cumsum(sample.clips or (len(sample.frames),))[:-1]

@@ -178,7 +178,7 @@ def _patches_row(sample: Sample, one: Encoded, config: DataConfig, pad_id: int) 
 def _check_bucket(where: str, one: Encoded, videos: Videos, bucket: qwen_prompt.Bucket) -> None:
     """Raises InputError that names the setting which has no room for a sample."""
     grids = [each.patched.grid for each in videos.seen]
-    _, tall, wide = max(grids, key=lambda grid: grid[1] * grid[2])
+    _, tall, wide = max(grids, key=lambda grid: grid[1] * grid[2], default=(0, 0, 0))
     less, slots = "; raise it, or lower data.max_pixels", bucket.slots
     if tall * wide > slots:
         raise InputError(

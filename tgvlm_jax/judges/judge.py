@@ -25,10 +25,14 @@ class Case:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """`failure` says why there is none; "" where the judge has decided."""
+    """`failure` says why there is none; "" where the judge has decided.
+
+    `lost`: the judge could not be asked, so that another time may bring a verdict.
+    """
 
     sufficient: bool
     failure: str = ""
+    lost: bool = False
 
 
 Judge = Callable[[Sequence[Case]], list[Verdict]]
@@ -102,7 +106,7 @@ class ModelJudge:
 
 def _verdict(reply: Reply) -> Verdict | None:
     if reply.failure:
-        return Verdict(sufficient=False, failure=reply.failure)
+        return Verdict(sufficient=False, failure=reply.failure, lost=True)
     said = read_verdict(reply.text)
     return None if said is None else Verdict(sufficient=said)
 

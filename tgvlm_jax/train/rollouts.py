@@ -89,7 +89,7 @@ class Rollouts:
             self.reward = functions.FUNCTIONS[config.reward]
         else:
             self.judge = judging.open_judge(config.process.judge)
-            self.process = ProcessRewards(config.process, chat=chat, judge=self.judge)
+            self.process = ProcessRewards(config.process, chat=chat, judge=self.judge.judge)
         slots = 2 * experiment.data.max_events
         self.replayed = {"evidence_id": chat.evidence_id, "slots": slots}
         self.pool = concurrent.futures.ThreadPoolExecutor(config.reward_threads)
@@ -99,6 +99,8 @@ class Rollouts:
     def close(self) -> None:
         """Stops the threads and lets go of the judge."""
         self.pool.shutdown(wait=False, cancel_futures=True)
+        if self.judge is not None:
+            self.judge.close()
 
     def __call__(self, state: TrainState, questions: Questions) -> Rolled:
         """Answers questions with the parameters of `state`; the key follows from its step.
