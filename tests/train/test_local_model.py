@@ -1,15 +1,17 @@
 """A model of ours that is asked in text alone: for a judge, or about anything."""
 
 import dataclasses
+import types
 
 import jax
+import numpy as np
 import pytest
 
 from tests.train.test_rollouts import moved
 from tgvlm_jax.judges.judge import Case, ModelJudge
 from tgvlm_jax.models import parameters, presets
 from tgvlm_jax.schema import JudgeConfig
-from tgvlm_jax.train import judging, loop
+from tgvlm_jax.train import judging, local_model, loop
 from tgvlm_jax.train.local_model import LocalModel
 from tgvlm_jax.types import InputError
 
@@ -23,14 +25,25 @@ def test_it_answers_each_prompt_as_if_alone(experiment):
     assert [model([prompt])[0] for prompt in prompts] == together[:3]
 
 
-def test_patches_are_not_needed_and_what_is_too_long_fails_alone(experiment):
+def test_what_is_too_long_fails_alone(experiment, monkeypatch):
+    """Of the other one only the prompt is made here: no patches, text alone."""
     data = dataclasses.replace(
         experiment.data, template="qwen2", prompt_tokens=96, instruction="process_brief"
     )
     one = dataclasses.replace(experiment, model=presets.QWEN2_5_VL_TINY, data=data)
     params = parameters.init(one.model, jax.random.key(0))
+    seen = []
+
+    def generate(params, prompt, **_):
+        seen.append(prompt)
+        return types.SimpleNamespace(tokens=prompt.tokens[:, :0])
+
+    monkeypatch.setattr(local_model, "generate", generate)
     replies = LocalModel(one, params, max_tokens=2)(["When?", "When " * 200])
     assert not replies[0].failure
+    (prompt,) = seen
+    assert np.all(prompt.visual_index == -1)
+    assert np.all(prompt.visual.frames == -1)
     assert "data.prompt_tokens=96" in replies[1].failure
 
 
