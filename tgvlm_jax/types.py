@@ -71,6 +71,8 @@ class Sample:
             of `frames`; () for one clip. `seconds` run on through them.
         truth: the right answer alone, where `answer` says how it was found, too; "" where `answer`
             is it.
+        views: of a take, in the place of `frames`, which then have no pixels; of this sample alone,
+            so without a leading `b`.
     """
 
     frames: UInt8[np.ndarray, "f y x 3"]
@@ -88,6 +90,7 @@ class Sample:
     readable: bool = True
     clips: tuple[int, ...] = ()
     truth: str = ""
+    views: "Views | ViewFeatures | None" = None
 
 
 def pytree(cls: type[T]) -> type[T]:

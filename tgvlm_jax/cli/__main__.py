@@ -23,6 +23,10 @@ VERBS = {
         "render little films with questions whose times are known exactly",
         "tgvlm games --out DIR --episodes 1000",
     ),
+    "features": (
+        "run a frozen encoder over all takes once, so that training need not",
+        "tgvlm features --config configs/profvlm_sft.py --out DIR",
+    ),
     "train": (
         "run an experiment",
         "tgvlm train --config configs/tiny.py:frames=48 --config.optim.lr=1e-5 --workdir DIR",

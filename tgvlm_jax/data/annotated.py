@@ -226,13 +226,37 @@ def reasons(
     return {where: reason for where, reason in found.items() if reason}
 
 
-class Videos:
+class Stored:
     """The videos of a shard folder by the paths that annotations name them with."""
+
+    def __init__(self, shards: FrameShards):
+        """Looks nothing up yet."""
+        self.shards = shards
+        self._ids = set(shards.video_ids)
+
+    def find(self, path: str) -> VideoEntry | None:
+        """What is known about a video: named by its path, with its suffix or without."""
+        bare = str(PurePosixPath(path).with_suffix(""))
+        name = next((name for name in (path, bare) if name in self._ids), None)
+        return None if name is None else self.shards.video(name)
+
+    def missing(self, path: str) -> str:
+        """Why a video is not there."""
+        bare = str(PurePosixPath(path).with_suffix(""))
+        for one in self.shards.manifest.skipped:
+            if one.id in (path, bare):
+                return f"video {path!r} could not be sharded: {one.reason}"
+        return f"video {path!r} is not in {self.shards.directory}"
+
+
+class Videos:
+    """The stored videos with their frames at the rate of a config."""
 
     def __init__(self, shards: FrameShards, config: DataConfig):
         """Raises InputError unless every so-many-th stored frame makes `data.fps`."""
         self.shards, self.config = shards, config
-        self._ids = set(shards.video_ids)
+        by_path = Stored(shards)
+        self.find, self.missing = by_path.find, by_path.missing
         stored = shards.manifest.settings.fps
         self._stride = max(1, round(stored / config.fps)) if config.fps > 0 else 1
         if abs(config.fps * self._stride - stored) > 1e-6:
@@ -256,25 +280,11 @@ class Videos:
                 return f"{len(spans)} intervals, but data.{key}={most}"
         return ""
 
-    def find(self, path: str) -> VideoEntry | None:
-        """What is known about a video: named by its path, with its suffix or without."""
-        bare = str(PurePosixPath(path).with_suffix(""))
-        name = next((name for name in (path, bare) if name in self._ids), None)
-        return None if name is None else self.shards.video(name)
-
     def _entry(self, path: str) -> VideoEntry:
         found = self.find(path)
         if found is None:
             raise ShardError(self.missing(path))
         return found
-
-    def missing(self, path: str) -> str:
-        """Why a video is not there."""
-        bare = str(PurePosixPath(path).with_suffix(""))
-        for one in self.shards.manifest.skipped:
-            if one.id in (path, bare):
-                return f"video {path!r} could not be sharded: {one.reason}"
-        return f"video {path!r} is not in {self.shards.directory}"
 
     def duration(self, path: str) -> float:
         """Seconds, as the file has them and not as the annotation says."""

@@ -157,10 +157,14 @@ class Chat:
         return [head + labels[0], *between, tail + around.after_question]
 
     def _frames(self, sample: Sample) -> _Prompt:
-        """A token a frame. Each text is encoded alone, as the released code does (D2VLM 1.4)."""
+        """A token a frame, or one for all views of a take.
+
+        Each text is encoded alone, as the released code does (D2VLM 1.4).
+        """
         *texts, last = map(self._ids, self._texts(sample))
         prompt, index, frame = [], [], 0
-        for words, count in zip(texts, sample.clips or (len(sample.frames),), strict=True):
+        slots = sample.clips or (1 if sample.views is not None else len(sample.frames),)
+        for words, count in zip(texts, slots, strict=True):
             prompt += [*words, *[self.frame_id] * count]
             index += [*[-1] * len(words), *range(frame, frame + count)]
             frame += count

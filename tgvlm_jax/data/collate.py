@@ -104,10 +104,13 @@ def _prompts(
     pad_id: int,
     rows: slice,
 ) -> Prompt:
-    """The one place where it counts whether a tower takes frames or patches."""
+    """The one place where it counts whether a tower takes frames, patches or views."""
     mine = list(zip(samples, encoded, strict=True))[rows]
     if all(one.videos is not None for _, one in mine):
         return _stack([_patches_row(*pair, config, pad_id) for pair in mine])
+    if all(sample.views is not None for sample, _ in mine):
+        length = round_up(max(len(one.prompt) for one in encoded), config.prompt_bucket)
+        return _stack([_views_row(*pair, length, pad_id) for pair in mine])
     sizes = _prompt_sizes(samples, encoded, config)
     return _stack([_frames_row(*pair, sizes, config, pad_id) for pair in mine])
 
@@ -155,6 +158,15 @@ def _frames_row(
         visual_index=_pad(one.visual_index, sizes.prompt, -1),
         length=np.int32(len(one.prompt)),
         sources=_sources_row(sample, one, sizes.prompt, config),
+    )
+
+
+def _views_row(sample: Sample, one: Encoded, length: int, pad_id: int) -> Prompt:
+    return Prompt(
+        visual=sample.views,
+        tokens=_pad(one.prompt, length, pad_id),
+        visual_index=_pad(one.visual_index, length, -1),
+        length=np.int32(len(one.prompt)),
     )
 
 

@@ -23,8 +23,9 @@ _ATTEMPTS = 16  # other samples to try where no worse answer can be made
 
 
 def without_pixels(sample: Sample) -> Sample:
-    """The sample with frames of 0 x 0 pixels, to be kept."""
-    return dataclasses.replace(sample, frames=np.zeros((len(sample.frames), 0, 0, 3), np.uint8))
+    """The sample with frames of 0 x 0 pixels and no views, to be kept."""
+    frames = np.zeros((len(sample.frames), 0, 0, 3), np.uint8)
+    return dataclasses.replace(sample, frames=frames, views=None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,10 @@ from tgvlm_jax.data.annotated import AnnotatedVideos
 from tgvlm_jax.data.pretext import AnomalyGrounding
 from tgvlm_jax.data.pretext_source import PretextTasks
 from tgvlm_jax.data.shards import open_shards
+from tgvlm_jax.data.take_views import TakeViews
 from tgvlm_jax.schema import DataConfig
 
-Source = AnnotatedVideos | AnomalyGrounding | PretextTasks
+Source = AnnotatedVideos | AnomalyGrounding | PretextTasks | TakeViews
 
 
 def open_source(
@@ -16,8 +17,8 @@ def open_source(
 ) -> Source:
     """Opens the shards and what asks about them.
 
-    That is a file of annotations where the config names one for this split, else the pretext
-    tasks it names, else anomaly grounding by evidence.
+    That is takes where the config has them, else a file of annotations where it names one for this
+    split, else the pretext tasks it names, else anomaly grounding by evidence.
 
     Args:
         size: (height, width) in pixels of the frames given out, None as they are stored.
@@ -29,4 +30,5 @@ def open_source(
     annotated = config.annotations if split == "train" else config.eval_annotations
     made = PretextTasks if config.tasks else AnomalyGrounding
     kind = AnnotatedVideos if annotated else made
+    kind = TakeViews if config.takes else kind
     return kind(open_shards(config.shards), config, size=size, split=split, seed=seed)

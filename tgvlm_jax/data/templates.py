@@ -73,6 +73,11 @@ TEMPLATES = {
     # Qwen2.5-VL, too; Qwen3-VL says nothing where no system text is given.
     "qwen2": _CHATML,
     "qwen3": dataclasses.replace(_CHATML, default=""),
+    "smollm2": dataclasses.replace(
+        _CHATML,
+        default="You are a helpful AI assistant named SmolLM, trained by Hugging Face",
+        pad="<|im_end|>",
+    ),
     # Gemma has no turn for a system text: it opens the user's.
     "gemma2": Template(
         start="<bos><start_of_turn>user\n",

@@ -116,14 +116,14 @@ def accuracy(truth: ProficiencyTruth, chosen: Sequence[int | None]) -> Accuracy:
     )
 
 
-def stated_label(text: str) -> str | None:
+def stated_label(text: str, labels: Sequence[str] = LABELS) -> str | None:
     """The label that a generated text states: after "Proficiency:" or anywhere, the longest first.
 
     ProfVLM does not publish its reader; case is ignored and None means that no label is named.
     """
     _, marked, rest = text.lower().partition("proficiency:")
     for part in (rest, text.lower()) if marked else (text.lower(),):
-        places = {name: part.find(name.lower()) for name in LABELS}
+        places = {name: part.find(name.lower()) for name in labels}
         found = [name for name, place in places.items() if place >= 0]
         if found:
             return min(found, key=lambda name: (places[name], -len(name)))

@@ -17,6 +17,7 @@ from tgvlm_jax.data.chat import Chat
 from tgvlm_jax.data.collate import collate
 from tgvlm_jax.data.pipeline import without_pixels
 from tgvlm_jax.data.sources import Source, open_source
+from tgvlm_jax.data.take_views import TakeViews
 from tgvlm_jax.evaluation import temporal
 from tgvlm_jax.grounding import spans as span_lib
 from tgvlm_jax.models import parameters
@@ -176,7 +177,8 @@ class Clips(Sequence[Sample]):
         """`numbers` are those of the samples in `source`."""
         self._source, self._numbers = source, numbers
         self._frames = max(source.config.frames)
-        self.skipped = source.skipped if isinstance(source, AnnotatedVideos) else Skipped()
+        listed = isinstance(source, AnnotatedVideos | TakeViews)
+        self.skipped = source.skipped if listed else Skipped()
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -196,8 +198,8 @@ class Clips(Sequence[Sample]):
 def held_out_samples(experiment: Experiment, *, size: tuple[int, int] | None = None) -> Clips:
     """The evaluation clips, the same whatever the seed of training.
 
-    Of annotated records those count that ground something; `evaluation.samples` of them, evenly
-    spread over the file.
+    Of annotated records those count that ground something, of takes all; `evaluation.samples` of
+    them, evenly spread over the file.
 
     Args:
         experiment: names shards, and kinds and the held-out part or the file of annotations.
@@ -211,6 +213,9 @@ def held_out_samples(experiment: Experiment, *, size: tuple[int, int] | None = N
         raise InputError("data.eval_annotations='': name a file of records to be asked about")
     size = size or experiment.model.frame_size
     source = open_source(config, "eval", size=size, seed=experiment.evaluation.seed)
+    if isinstance(source, TakeViews):
+        chosen = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
+        return Clips(source, chosen.tolist())
     if not isinstance(source, AnnotatedVideos):
         return Clips(source, range(count))
     grounded = [n for n, record in enumerate(source.records) if len(record.spans)]

@@ -6,10 +6,12 @@ from dotted path to array, such as `decoder.blocks.q.weight`.
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import jax
+import numpy as np
 from flax import nnx
 
 from tgvlm_jax.models.layers import Linear
@@ -65,6 +67,15 @@ def init(config: ModelConfig, key: jax.Array) -> Params:
 def reach_tower(trained: Iterable[str]) -> bool:
     """Whether any of the parameters that are trained is the tower's."""
     return any(name.startswith("tower.") for name in trained)
+
+
+def digest(params: Params) -> str:
+    """A hash of names and values, as they are in float32; the values must be on this host."""
+    found = hashlib.sha256()
+    for name, value in sorted(params.items()):
+        found.update(name.encode())
+        found.update(np.ascontiguousarray(np.asarray(value, np.float32)).tobytes())
+    return found.hexdigest()
 
 
 def _flat(model: nnx.Module) -> Params:

@@ -34,6 +34,7 @@ from tgvlm_jax.schema.objective import (
 )
 from tgvlm_jax.schema.policy import AdvantageConfig, CreditConfig, PolicyConfig
 from tgvlm_jax.schema.process import JudgeConfig, ProcessConfig
+from tgvlm_jax.schema.takes import PROFICIENCY, TakesConfig
 from tgvlm_jax.schema.towers import (
     CLIP_MEAN,
     CLIP_STD,
@@ -54,6 +55,7 @@ __all__ = [
     "PERTURBATIONS",
     "PRETEXT_KINDS",
     "PRETEXT_TASKS",
+    "PROFICIENCY",
     "AdvantageConfig",
     "CompressorConfig",
     "CreditConfig",
@@ -81,6 +83,7 @@ __all__ = [
     "RopeConfig",
     "SamplingConfig",
     "SftConfig",
+    "TakesConfig",
     "TimesformerConfig",
     "TinyVitConfig",
     "TrainConfig",

@@ -6,6 +6,7 @@ from typing import Literal
 from tgvlm_jax.schema.checks import divides, positive
 from tgvlm_jax.schema.model import ModelConfig
 from tgvlm_jax.schema.objective import FpoConfig, GrpoConfig, SftConfig
+from tgvlm_jax.schema.takes import TakesConfig
 from tgvlm_jax.types import InputError
 
 ANOMALY_KINDS = (
@@ -36,6 +37,7 @@ class DataConfig:
         annotations: JSON to train on, about videos in the shards, of E.T. Instruct or of VideoP2R
             (parts by a `*` in the name); "" makes questions out of the videos themselves.
         eval_annotations: the same for evaluation; "" where `annotations` is.
+        takes: both are of Ego-Exo4D's proficiency instead, about several views at a time.
         min_seconds, max_seconds, max_words: videos and answers outside are not trained on.
         times: "covered": a frame is on screen until the next one, so an interval ends with that;
             "points": frame and second are the same, ends included (D2VLM 1.7).
@@ -82,6 +84,7 @@ class DataConfig:
     fps: float = 4.0
     annotations: str = ""
     eval_annotations: str = ""
+    takes: TakesConfig | None = None
     min_seconds: float = 5.0
     max_seconds: float = 350.0
     max_words: int = 200

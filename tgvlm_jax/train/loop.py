@@ -22,6 +22,7 @@ from tgvlm_jax.data.collate import round_up
 from tgvlm_jax.data.patch_videos import visual_rows
 from tgvlm_jax.data.pipeline import Batches, BatchMaker
 from tgvlm_jax.data.sources import open_source
+from tgvlm_jax.data.take_views import TakeViews
 from tgvlm_jax.models import flops, parameters
 from tgvlm_jax.models.parameters import Params
 from tgvlm_jax.schema import (
@@ -84,6 +85,7 @@ def check(experiment: Experiment, chat: Chat) -> None:
     if isinstance(experiment.objective, GrpoConfig):
         rollouts.check(experiment)
     tower, data = experiment.model.tower, experiment.data
+    _check_takes(experiment)
     reader = tower.compressor.qformer if isinstance(tower, FrameEncoderConfig) else None
     reads = reader is not None and reader.vocab_size > 0
     if reads != (chat.pieces is not None):
@@ -101,6 +103,18 @@ def check(experiment: Experiment, chat: Chat) -> None:
             f"not fit the Q-Former's {reader.vocab_size} kinds and {reader.positions} positions: "
             "change data.question_vocab, data.question_tokens or data.question_bucket"
         )
+
+
+def _check_takes(experiment: Experiment) -> None:
+    """Views and a model that sees views come together; cached features want a frozen encoder."""
+    takes = experiment.data.takes
+    if (takes is not None) != isinstance(experiment.model.tower, TimesformerConfig):
+        raise InputError("data.takes goes with model.tower.kind='timesformer', and with it alone")
+    if takes is None or not takes.features:
+        return
+    shapes = parameters.blueprint(experiment.model).shapes
+    if parameters.reach_tower(optim.trainable(experiment.optim, dict.fromkeys(shapes))):
+        raise InputError("data.takes.features: the encoder learns; freeze ^tower\\. or set ''")
 
 
 def batches(experiment: Experiment, chat: Chat) -> Batches:
@@ -121,7 +135,7 @@ def batches(experiment: Experiment, chat: Chat) -> Batches:
 
 def _skipped(data: Batches, workdir: Path, *, told: bool = False) -> int:
     """Writes down what this host had to leave out of its data; how many records that is."""
-    if not isinstance(data.source, AnnotatedVideos):
+    if not isinstance(data.source, AnnotatedVideos | TakeViews):
         return 0
     host = jax.process_index()
     data.source.skipped.write(workdir / (f"host{host}.{SKIPPED}" if host else SKIPPED))
@@ -168,6 +182,7 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
             if first:
                 current, iterator = store.restore(first, current, mesh=mesh)
                 data.set_state(iterator)
+            _check_encoder(data, current.params)
             writer = MetricsWriter(
                 workdir / "metrics.jsonl",
                 resume_step=first,
@@ -178,6 +193,20 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
             with closing(writer), stepper as step:
                 loop = _Loop(experiment, workdir, step, store, writer, sigterm)
                 return loop.run(current, data, first=first)
+
+
+def _check_encoder(data: Batches, params: Params) -> None:
+    """Raises InputError unless cached features are those of this model's encoder."""
+    source = data.source
+    kept = source.features if isinstance(source, TakeViews) else None
+    encoder = {name: value for name, value in params.items() if name.startswith("tower.")}
+    if kept is None or not all(value.is_fully_addressable for value in encoder.values()):
+        return
+    if parameters.digest(encoder) != kept.manifest.encoder:
+        raise InputError(
+            f"{kept.folder}: made by another encoder; set train.init_from to the model that it was "
+            "made with, or run `tgvlm features` again"
+        )
 
 
 def _sizes(experiment: Experiment) -> list[int]:
