@@ -118,6 +118,15 @@ def spec(*names: str | None) -> PartitionSpec | None:
     return PartitionSpec(*(None if name is None else RULES[name] for name in names))
 
 
+def size(name: str) -> int:
+    """Devices over which a logical axis is laid out; 1 without a mesh."""
+    rule = RULES[name]
+    if rule is None or not active():
+        return 1
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return sizes[rule] if isinstance(rule, str) else math.prod(sizes[axis] for axis in rule)
+
+
 def shard(x: Shaped[Array, "..."], *names: str | None) -> Shaped[Array, "..."]:
     """Lays an array out by logical axes."""
     return jax.sharding.reshard(x, spec(*names)) if active() else x

@@ -11,6 +11,7 @@ from tests.models.tiny import CONFIG, random_params
 from tgvlm_jax.models import parameters
 from tgvlm_jax.models.decoder import Earlier
 from tgvlm_jax.ops.attention import causal_mask
+from tgvlm_jax.schema import LoraConfig
 
 SPEC = CONFIG.decoder
 B, T = 2, 5
@@ -169,12 +170,23 @@ def test_remat_and_unrolling_change_no_gradient(params, x, mask):
             np.testing.assert_allclose(other[name], wanted, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
-def test_unstacked_blocks_are_the_layers(params):
-    decoder = parameters.blueprint(CONFIG).build(params).decoder
-    blocks = decoder.unstacked()
-    assert len(blocks) == SPEC.layers
-    for i, block in enumerate(blocks):
-        np.testing.assert_array_equal(block.q.weight[...], params["decoder.blocks.q.weight"][i])
+@pytest.mark.parametrize("change", [{}, {"fused": True}, {"qkv_bias": True, "qk_norm": True}])
+@pytest.mark.parametrize("adapters", [False, True])
+def test_unstacked_blocks_do_what_the_layers_do(change, adapters):
+    table = (LoraConfig(pattern=r"\.(q|qkv|down)$", rank=2),) if adapters else ()
+    spec = dataclasses.replace(SPEC, **change)
+    config = dataclasses.replace(CONFIG, decoder=spec, lora=table)
+    params = random_params(config)
+    decoder = parameters.blueprint(config).build(params).decoder
+    x = jnp.asarray(np.random.default_rng(2).normal(size=(B, T, SPEC.width)), jnp.float32)
+    mask = jnp.broadcast_to(jnp.tril(jnp.ones((T, T), bool)), (B, T, T))
+    turn = decoder.rotation(jnp.broadcast_to(jnp.arange(T), (B, T)))
+    wanted = decoder(x, turn=turn, mask=mask).final
+    for block in decoder.unstacked():
+        assert block.fused
+        assert block.qkv.lora_a is None
+        x, _ = block(x, turn=turn, masks=(mask,))
+    np.testing.assert_allclose(x, wanted, rtol=2e-5, atol=2e-5)
 
 
 def test_unstacked_weights_have_the_type_of_activations(params):

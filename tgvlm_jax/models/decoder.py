@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from tgvlm_jax import mesh
+from tgvlm_jax.models import lora
 from tgvlm_jax.models.layers import Embedding, Linear, RMSNorm, stack
 from tgvlm_jax.ops.attention import PRODUCT, KeyValues, attend, earlier_mask
 from tgvlm_jax.ops.rope import Rotation, rotate, rotation
@@ -52,6 +53,18 @@ class States:
     kv: Annotated[Any, "KeyValues l b h t k"]
 
 
+_QKV = {
+    "axes": ("embed", "heads", None, None),
+    "formula": "btd,dhsk->bthsk",
+    "out": ("batch", None, "heads", None, None),
+}
+_GATE_UP = {
+    "axes": ("embed", None, "mlp"),
+    "formula": "btd,dsf->btsf",
+    "out": ("batch", None, None, "mlp"),
+}
+
+
 class Block(nnx.Module):
     """Pre-norm attention and SwiGLU."""
 
@@ -68,12 +81,8 @@ class Block(nnx.Module):
         self.mlp_norm = RMSNorm(d, eps=eps, dtype=dtype)
         self.fused = config.fused
         if config.fused:
-            several = {**heads, "out": ("batch", None, "heads", None, None)}
-            axes = ("embed", "heads", None, None)
-            self.qkv = Linear((d, h, r + 2, k), axes=axes, formula="btd,dhsk->bthsk", **several)
-            both = {**wide, "out": ("batch", None, None, "mlp")}
-            axes = ("embed", None, "mlp")
-            self.gate_up = Linear((d, 2, ff), axes=axes, formula="btd,dsf->btsf", **both)
+            self.qkv = Linear((d, h, r + 2, k), **_QKV, bias=config.qkv_bias, **made)
+            self.gate_up = Linear((d, 2, ff), **_GATE_UP, **made)
         else:
             several = {**heads, "out": ("batch", None, "heads", None, None)}
             axes = ("embed", "heads", None, None)
@@ -130,6 +139,25 @@ class Block(nnx.Module):
             own = jax.tree.map(lambda whole, new: write(whole, new, index, axis=2), cache, own)
         x = x + self.o(attend(q, (*stretches, own), masks))
         return x + self._mlp(self.mlp_norm(x)), own
+
+    def fuse(self) -> None:
+        """Makes one product of those that share an input, if none of them has an adapter."""
+        if self.fused:
+            return
+        heads, wide = (self.q, self.k, self.v), (self.gate, self.up)
+        if any(one.lora_a is not None for one in (*heads, *wide)):
+            return
+        q, k, v = (one.weight[...] for one in heads)
+        qkv = jnp.concatenate((q, k[:, :, None], v[:, :, None]), axis=2)
+        biases = None
+        if self.q.bias is not None:
+            q, k, v = (one.bias[...] for one in heads)
+            biases = jnp.concatenate((q, k[:, None], v[:, None]), axis=1)
+        gate_up = jnp.stack([one.weight[...] for one in wide], axis=1)
+        self.qkv = self.q.like(qkv, biases, **_QKV)
+        self.gate_up = self.gate.like(gate_up, None, **_GATE_UP)
+        self.fused = True
+        del self.q, self.k, self.v, self.gate, self.up
 
 
 class Decoder(nnx.Module):
@@ -220,15 +248,19 @@ class Decoder(nnx.Module):
         return States(taps=kept, final=final, kv=kv)
 
     def unstacked(self) -> list[Block]:
-        """The blocks one by one, their weights in the activation dtype.
+        """The blocks one by one, as a decoding loop wants them.
 
-        A decoding loop that slices stacked weights copies them at every token, and one that
-        converts them does that at every token.
+        One that slices stacked weights copies them at every token, and one that converts them does
+        that at every token. Few large products with few rows take less time than many small ones,
+        so those that share an input are joined, and in float32 adapters are folded in.
         """
-        layers = range(self.config.decoder.layers)
+        layers, dtype = range(self.config.decoder.layers), jnp.dtype(self.config.dtype)
         blocks = [jax.tree.map(lambda leaf, i=i: leaf[i], self.blocks) for i in layers]
         for block in blocks:
+            if dtype == jnp.float32:
+                lora.fold(block)
+            block.fuse()
             for _, module in nnx.iter_modules(block):
                 if isinstance(module, Linear):
-                    module.weight = nnx.Param(module.weight[...].astype(self.config.dtype))
+                    module.weight = nnx.Param(module.weight[...].astype(dtype))
         return blocks

@@ -1,5 +1,6 @@
 """Linear maps, norms and embeddings, each weight declared once: shape, init, logical axes."""
 
+import copy
 import dataclasses
 import functools
 import math
@@ -70,6 +71,22 @@ class Linear(nnx.Module):
             outputs="".join(a for a in w_axes if a in result),
             kept="".join(a for a in x_axes if a in result),
         )
+
+    def like(
+        self,
+        weight: Float[Array, "..."],
+        bias: Float[Array, "..."] | None,
+        *,
+        axes: Axes,
+        formula: str,
+        out: Axes,
+    ) -> "Linear":
+        """A map with another weight, and the adapter that this one has."""
+        result = copy.copy(self)
+        result.formula, result.axes, result.out = formula, axes, out
+        result.weight = nnx.Param(weight)
+        result.bias = None if bias is None else nnx.Param(bias)
+        return result
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Computes in the dtype of `x`."""

@@ -107,6 +107,16 @@ def merged(model: nnx.Module, params: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def fold(model: nnx.Module) -> None:
+    """Folds adapters into the weights beside them and takes them away, in place."""
+    for module in adapted(model).values():
+        assert module.lora_a is not None
+        assert module.lora_b is not None
+        parts = (module.weight[...], module.lora_a[...], module.lora_b[...])
+        module.weight = nnx.Param(folded(module, *parts))
+        module.lora_a = module.lora_b = nnx.data(None)
+
+
 def folded(module: Linear, weight: Any, a: Any, b: Any) -> Any:
     """One weight with its adapter folded in; layer by layer, so that little is kept in float32."""
     letters = module.letters

@@ -1,5 +1,7 @@
 """How the next token is chosen from logits: temperature, top-k, top-p, repetition penalty."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Int32
@@ -40,9 +42,7 @@ def choose(
         logits = jnp.where(_likeliest(logits, sampling.top_k), logits, -jnp.inf)
     if sampling.top_p < 1.0:
         logits = jnp.where(_nucleus(logits, sampling.top_p), logits, -jnp.inf)
-    layout = jax.typeof(logits).sharding if mesh.active() else None
-    noise = jax.random.gumbel(key, logits.shape, logits.dtype, out_sharding=layout)
-    return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
+    return _drawn(logits, key)
 
 
 def log_probs(
@@ -52,6 +52,36 @@ def log_probs(
     logits = logits / jnp.float32(temperature)
     hot = token[:, None] == jnp.arange(logits.shape[1], dtype=token.dtype)
     return jnp.sum(jnp.where(hot, logits, 0), axis=1) - jax.nn.logsumexp(logits, axis=1)
+
+
+def _drawn(logits: Float[Array, "b n"], key: jax.Array) -> Int32[Array, "b"]:
+    """A token a row by its probability: one random number, looked up in running sums.
+
+    First in those over parts of the vocabulary, then in those within one part: noise for every
+    token, or one long running sum, takes longer on a CPU than the product that made the logits.
+    """
+    weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+    rows, size = weights.shape
+    parts = _parts(size)
+    weights = mesh.reshape(weights, (rows, parts, size // parts), out=("batch", "vocab", None))
+    upto = jnp.cumsum(mesh.shard(jnp.sum(weights, axis=-1), "batch", None), axis=-1)
+    layout = jax.typeof(upto).sharding if mesh.active() else None
+    wanted = upto[:, -1:] * jax.random.uniform(key, (rows, 1), out_sharding=layout)
+    part = jnp.sum(upto <= wanted, axis=-1, keepdims=True)
+    order = jnp.arange(parts)
+    before = jnp.sum(jnp.where(order == part - 1, upto, 0), axis=-1, keepdims=True)
+    inside = jnp.sum(jnp.where((order == part)[..., None], weights, 0), axis=1)
+    place = jnp.sum(before + jnp.cumsum(inside, axis=-1) <= wanted, axis=-1)
+    # The sums of parts and those within are rounded apart: never past what can be drawn.
+    last = jnp.max(jnp.where(inside > 0, jnp.arange(size // parts), 0), axis=-1)
+    return (part[:, 0] * (size // parts) + jnp.minimum(place, last)).astype(jnp.int32)
+
+
+def _parts(size: int) -> int:
+    """How many parts of a vocabulary to take: few more than its square root, and as laid out."""
+    shards = mesh.size("vocab")
+    each, least = size // shards, max(1, math.isqrt(size) // shards)
+    return shards * next(count for count in range(least, each + 1) if each % count == 0)
 
 
 def _likeliest(logits: Float[Array, "b n"], count: int) -> Bool[Array, "b n"]:
