@@ -1,13 +1,15 @@
 """`tgvlm eval --benchmark NAME --checkpoint DIR`: a model answers about a real film."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from tests.data.bad_videos import BIKES
-from tgvlm_jax.cli import benchmark_answers
+from tgvlm_jax.cli import benchmark_answers, session
 from tgvlm_jax.data.chat import EVIDENCE
+from tgvlm_jax.evaluation.suite import Question
 
 MOMENT = {
     "version": 1.0, "idx": 0, "task": "tvg", "source": "film", "video": BIKES.name,
@@ -81,6 +83,18 @@ def test_what_is_wrong_is_one_line(asked, tgvlm, tmp_path, records, message):
     assert said.err.count("\n") == 1
     assert message in said.err
     assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_a_run_with_an_instruction_is_asked_in_its_own_words(world):
+    experiment = session.open_model(world.run).experiment
+    data = dataclasses.replace(experiment.data, instruction="process_brief")
+    question = Question(
+        name="0", video=BIKES.name, text="Which? Letter only.", plain="Which?", kind="numerical"
+    )
+    for config, text in ((experiment.data, question.text), (data, question.plain)):
+        one = dataclasses.replace(experiment, data=config)
+        sample = benchmark_answers._sample(question, BIKES.parent, one)
+        assert (sample.question, sample.kind) == (text, "numerical")
 
 
 def test_videos_that_are_not_there(asked, fails, world):

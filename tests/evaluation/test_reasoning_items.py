@@ -21,6 +21,9 @@ def test_vsibench(opened, scored):
     assert suite.questions[0].video == "arkitscenes/41069025.mp4"
     assert "B. right" in suite.questions[1].text
     assert "single number" in suite.questions[0].text
+    assert suite.questions[0].plain == VSI["question"]
+    assert suite.questions[1].plain == "Where is the stove?\nOptions:\nA. left\nB. right"
+    assert [one.kind for one in suite.questions[:2]] == ["regression", "multiple choice"]
     texts = {"0": "4 tables", "1": "b.", "2": "A", "3": "3"}
     figures = scored(suite, texts).figures
     # Counting: 1 and 0.5 (off by a quarter); directions: the mean of easy and hard.
@@ -111,6 +114,8 @@ def test_vcrbench(opened, scored):
     suite = opened("vcrbench", meta_info_video=[VCR, free, when, bare])
     assert [one.name for one in suite.questions] == ["3", "5", "6"]
     assert suite.questions[0].text.count("Another.") == 1
+    assert suite.questions[0].plain == VCR["question"].strip()
+    assert suite.questions[2].plain == "Why?\nOptions:\nA. Because.\nB. Another."
     assert "B. Another." in suite.questions[2].text
     texts = {"3": "<answer>B</answer>", "5": "from [3, 8.5]", "6": "B is right"}
     found = scored(suite, texts).figures

@@ -107,12 +107,13 @@ def _answer_batch(
             samples[question.name] = _sample(question, videos, model.experiment)
         except InputError as error:
             skipped.append(json.dumps({"question": question.name, "reason": str(error)}))
+    instructed = bool(model.experiment.data.instruction)
     found = answer(
         model.params,
         list(samples.values()),
         experiment=model.experiment,
         chat=model.chat,
-        sampling=_CHOICE if batch[0].choice else GREEDY,
+        sampling=_CHOICE if batch[0].choice and not instructed else GREEDY,
     )
     asked = [question for question in batch if question.name in samples]
     pairs = zip(asked, found, strict=True)
@@ -150,11 +151,11 @@ def _sample(question: Question, videos: Path, experiment: Experiment) -> Sample:
         frames=fit(frames.pixels[chosen], experiment.model.frame_size, config=data),
         seconds=frames.seconds[chosen],
         duration=duration,
-        question=question.text,
+        question=question.plain if data.instruction and question.plain else question.text,
         answer="",
         spans=np.zeros((0, 2)),
         video=question.video,
-        kind="asked",
+        kind=question.kind,
         sources=np.asarray(question.sources, np.float64).reshape(-1, 2),
     )
 

@@ -6,15 +6,31 @@ from pathlib import Path
 from typing import Any
 
 from tgvlm_jax.evaluation import long_video_items as long
+from tgvlm_jax.evaluation import prompts, tempcompass
 from tgvlm_jax.evaluation import reasoning_items as reasoning
-from tgvlm_jax.evaluation import tempcompass
 from tgvlm_jax.evaluation.etbench_captioning import CaptionScorers
+from tgvlm_jax.evaluation.item_rules import lettered
 from tgvlm_jax.evaluation.items import Item, Scoring, score_items
 from tgvlm_jax.evaluation.records import Fields, Loaded
 from tgvlm_jax.evaluation.suite import Question, Scored, Suite, records_of
 
 Paths = Sequence[str | Path]
 _Read = Callable[[Paths], Loaded[Any]]
+
+
+_KINDS: dict[str, str] = {
+    "choice": "multiple choice",
+    "number": "regression",
+    "numerical": "numerical",
+    "text": "free-form",
+}
+
+
+def _plain(item: Item) -> str:
+    """The question, with its options where it does not bring them in its own words."""
+    if item.kind != "choice" or all(option in item.question for option in item.options):
+        return item.question
+    return prompts.plain(item.question, lettered(item.options))
 
 
 def _suite(
@@ -40,7 +56,16 @@ def _suite(
     return Suite(
         title=title,
         scorings=tuple(scorings),
-        questions=[Question(name=item.name, video=item.video, text=item.prompt) for item in items],
+        questions=[
+            Question(
+                name=item.name,
+                video=item.video,
+                text=item.prompt,
+                plain=_plain(item),
+                kind=_KINDS.get(item.kind, "asked"),
+            )
+            for item in items
+        ],
         captions=False,
         row_name=row_name,
         scorer=score,

@@ -30,8 +30,7 @@ class Item:
     Attributes:
         name: identifies it in its benchmark. video: path below the folder of videos.
         prompt: what a model is asked. question: as the file has it.
-        options: their texts, without letters; () where the question brings them in its words or
-            has none.
+        options: as the file has them; () where there are none, or in the question's words only.
         answer: the letter of a "choice"; as the file has it otherwise.
         kind: of a "number" the error counts, a "numerical" answer is right or wrong; a "list" is
             a stretch of time or a box, a "caption" the better one of several.

@@ -49,6 +49,11 @@ def letters(texts: Sequence[str]) -> list[str]:
     return [f"{letter}. {text}" for letter, text in zip(_LETTERS, texts, strict=False)]
 
 
+def plain(question: str, lines: Sequence[str]) -> str:
+    """A question with its options and no word on how to answer (Video-R1)."""
+    return "\n".join([question, "Options:", *lines])
+
+
 def number(question: str) -> str:
     """Asks for one number."""
     return "\n".join([question, "Look at the video and answer with a single number only."])

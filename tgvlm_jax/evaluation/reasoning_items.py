@@ -82,6 +82,7 @@ def _vsibench(row: Fields) -> Item:
         answer=row.choice("ground_truth", letters),
         kind="choice",
         prompt=prompts.lettered_options(question, lines),
+        options=tuple(lines),
         constants=tuple(letters),
         **shared,
     )
@@ -317,7 +318,7 @@ def _videor1(row: Fields, stem: str) -> Item:
     answer = choice_rules.tagged_answer(solution) or solution.strip()
     if kind in ("number", "numerical") and not is_number(answer):
         raise row.problem(f"'solution' must be a number, found {answer!r}")
-    letters, prompt = "", prompts.short(question)
+    letters, lines, prompt = "", [], prompts.short(question)
     if kind == "choice":
         lines = lettered(row.texts("options"))
         letters, prompt = letters_of(row, lines), prompts.lettered_options(question, lines)
@@ -330,6 +331,7 @@ def _videor1(row: Fields, stem: str) -> Item:
         video=row.word("path").removeprefix("./"),
         prompt=prompt,
         question=question,
+        options=tuple(lines),
         answer=answer.replace(",", "") if kind == "number" else answer,
         kind=kind,
         groups={

@@ -23,6 +23,8 @@ class Question:
         text: the prompt, with one `<evi>` for each of `sources` (seconds).
         bounds: seconds of the clip; None for the whole video.
         choice: whether options are given, for which D2VLM decodes with a repetition penalty.
+        plain: the question and its options alone, for a run that has an instruction of its own on
+            how to answer (`data.instruction`). kind: its type, as that instruction knows it.
     """
 
     name: str
@@ -31,6 +33,8 @@ class Question:
     sources: tuple[Span, ...] = ()
     bounds: Span | None = None
     choice: bool = False
+    plain: str = ""
+    kind: str = "asked"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +104,8 @@ class Suite:
 def read_answers(path: str | Path, suite: Suite) -> dict[str, str]:
     """Answers by question: JSON lines of `question` and `answer`, or the usual results file.
 
-    The latter is a JSON list of the benchmark's own records with the answer in `a`.
+    The latter is a JSON list of the benchmark's own records with the answer in `a`. Further fields
+    are not looked at, such as the turns that came before an answer.
 
     Raises:
         InputError: the file, or a record that is named, is not that, or answers no question of

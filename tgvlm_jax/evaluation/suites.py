@@ -175,6 +175,8 @@ def _mvbench(paths: Sequence[str | Path]) -> Suite:
                 name=f"{one.task}/{numbers[one.task]}",
                 video=one.video,
                 text=prompts.options(one.question, one.candidates),
+                plain=prompts.plain(one.question, prompts.letters(one.candidates)),
+                kind="multiple choice",
                 bounds=one.bounds,
                 choice=True,
             )
@@ -229,6 +231,8 @@ def _videomme(paths: Sequence[str | Path]) -> Suite:
                 name=one.name,
                 video=f"{one.file}.mp4",
                 text=prompts.lettered_options(one.question, one.options),
+                plain=prompts.plain(one.question, one.options),
+                kind="multiple choice",
                 choice=True,
             )
             for one in questions
