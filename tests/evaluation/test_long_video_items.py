@@ -73,6 +73,8 @@ def test_lvbench(opened, scored):
     }
     assert by_type == {"key information retrieval": 100, "entity recognition": 0, "reasoning": 0}
     assert scored(suite, {"0": TURN.format("D")}, "videomtr").figures["overall"] == 50
+    grounded = {"0": "(A) 3 - 9 </evi> (D) 1633"}  # what a D2VLM says after its evidence
+    assert scored(suite, grounded).figures["overall"] == 50
 
 
 LONG = {

@@ -8,6 +8,7 @@ from typing import Any
 from tgvlm_jax.evaluation import long_video_items as long
 from tgvlm_jax.evaluation import prompts, tempcompass
 from tgvlm_jax.evaluation import reasoning_items as reasoning
+from tgvlm_jax.evaluation.etbench_answers import DELIMITER
 from tgvlm_jax.evaluation.etbench_captioning import CaptionScorers
 from tgvlm_jax.evaluation.item_rules import lettered
 from tgvlm_jax.evaluation.items import Item, Scoring, score_items
@@ -24,6 +25,11 @@ _KINDS: dict[str, str] = {
     "numerical": "numerical",
     "text": "free-form",
 }
+
+
+def _spoken(text: str) -> str:
+    """What follows the evidence, of models that ground their answers first (D2VLM 4)."""
+    return text.split(DELIMITER)[-1].strip() if DELIMITER in text else text
 
 
 def _plain(item: Item) -> str:
@@ -46,7 +52,8 @@ def _suite(
     judged = len(found) - len(items)
 
     def score(texts: Sequence[str], scoring: str, _: CaptionScorers) -> Scored:
-        scores = score_items(title, items, texts, scoring=scorings[scoring])
+        spoken = [_spoken(text) for text in texts]
+        scores = score_items(title, items, spoken, scoring=scorings[scoring])
         notes = [scores.summary()]
         if judged:
             notes.append(f"{judged} questions that only a judge can score are not asked")
