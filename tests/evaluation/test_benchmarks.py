@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tgvlm_jax.evaluation import charades, choice_rules, choices, egoexo4d, qvhighlights
+from tgvlm_jax.rollout import retrieval
 from tgvlm_jax.text.tables import Table
 from tgvlm_jax.types import InputError
 
@@ -82,6 +83,51 @@ def test_videomme_leaves_unread_answers_out(tmp_path):
 )
 def test_lmms_eval_trusts_some_forms_more(text, letter):
     assert choice_rules.lmms_eval_letter(text) == letter
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>a</think><answer>B</answer>",
+        " <think></think>\n<answer> B </answer>\n",
+        "<think>a</think><answer>b</answer>",
+        "<think>a</think><answer>B</answer> so",
+        "<think>a</think><answer>A</answer><think>b</think><answer>B</answer>",
+        "<answer>B</answer>",
+        "<think>a</think><retrieve>1,2</retrieve>",
+        "B",
+        "",
+    ],
+)
+def test_a_last_turn_is_read_as_the_retrieval_game_reads_it(text):
+    task = retrieval.Task(pool=4, options=("A. x", "B. y"))
+    action = retrieval.parse(text, task)
+    played = action.content.strip() if action.kind == "answer" and action.formatted else ""
+    assert choice_rules.videomtr_answer(text) == played
+    assert choice_rules.videomtr_right(text, "B") == (played == "B")
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("(B) x", "B"),
+        ("B) x (C)", "B"),
+        (" the (D) one", "D"),
+        ("because", "b"),
+        ("(", ""),
+        ("", ""),
+    ],
+)
+def test_lvbench_reads_the_first_parentheses(text, letter):
+    assert choice_rules.lvbench_letter(text) == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [("Best answer: C", "C"), ("The best option is E.", "E"), ("Dogs bark", "D"), ("no", "")],
+)
+def test_longvideobench_reads_the_first_capital(text, letter):
+    assert choice_rules.longvideobench_letter(text) == letter
 
 
 def test_qvhighlights(tmp_path):
