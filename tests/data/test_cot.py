@@ -183,6 +183,13 @@ def test_another_job_is_refused(tmp_path):
         run(tmp_path / "in", twice)
 
 
+def test_a_damaged_log_is_named(tmp_path):
+    run(tmp_path)
+    (tmp_path / cot.TRACES).write_bytes(b"hm\n" + (tmp_path / cot.TRACES).read_bytes())
+    with pytest.raises(InputError, match=r"traces\.jsonl: damaged at b'hm'; delete that line"):
+        run(tmp_path)
+
+
 def test_it_tells_how_far_it_is(tmp_path):
     heard = []
     run(tmp_path, told=heard.append)

@@ -155,7 +155,7 @@ def _own(options: Options, shards: FrameShards) -> Write:
         samples, found = {}, [Trace()] * len(records)
         for place, record in enumerate(records):
             try:
-                samples[place] = _sample(record, videos, experiment.data, size)
+                samples[place] = sample(record, videos, experiment.data, size)
             except (ShardError, InputError, OSError) as error:
                 found[place] = Trace(unreadable=str(error))
         if not samples:
@@ -186,9 +186,13 @@ def _chosen(videos: Videos, path: str, most: int) -> np.ndarray:
     return found[places]
 
 
-def _sample(
+def sample(
     record: ProcessRecord, videos: Videos, data: DataConfig, size: tuple[int, int] | None
 ) -> Sample:
+    """The question of a record, to be answered; raises InputError or ShardError without a video.
+
+    `size` is (height, width) of the frames, None for as they are stored.
+    """
     chosen = _chosen(videos, record.path, max(data.frames))
     return Sample(
         frames=fit(videos.read(record.path, chosen), size, config=data),

@@ -159,8 +159,11 @@ class _Log:
         data = path.read_bytes() if path.exists() else b""
         whole = data.rfind(b"\n") + 1
         for line in data[:whole].splitlines():
-            value = json.loads(line)
-            self.found[value.pop("n")] = value
+            try:
+                value = json.loads(line)
+                self.found[value.pop("n")] = value
+            except (ValueError, KeyError, AttributeError):
+                raise InputError(f"{path}: damaged at {line[:40]!r}; delete that line") from None
         if whole < len(data):
             with files.disk_errors(path):
                 os.truncate(path, whole)

@@ -224,6 +224,8 @@ class Rollouts:
                 found = [*self.process(tokens, [one.raw for one in said], sample)]
             except InputError as error:
                 failure = str(error)
+            except Exception as error:  # of whatever judges
+                failure = f"{type(error).__name__}: {error}"
         return [
             _Rewarded(
                 value=float("nan") if made is None else float(made.rewards.sum()),
