@@ -75,7 +75,7 @@ def mask():
 POSITIONS = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
 
 
-def run(config, params, x, mask, positions=POSITIONS, earlier=None):
+def run(config, params, x, mask, positions=POSITIONS, earlier=()):
     model = parameters.blueprint(config).build(params)
     decoder = model.decoder
     turn = decoder.rotation(positions)
@@ -108,7 +108,7 @@ def test_two_passes_equal_one(params, x, mask):
         # A slot of the first pass that is not filled, as right padding leaves it.
         kv = jax.tree.map(lambda z: jnp.concatenate([z, z[..., :1, :]], axis=3), first.kv)
         earlier = Earlier(kv=kv, mask=jnp.broadcast_to(jnp.arange(4) < 3, (B, 4)))
-        return run(CONFIG, params, x[:, 3:], mask[:, 3:, 3:], POSITIONS[:, 3:], earlier)
+        return run(CONFIG, params, x[:, 3:], mask[:, 3:, 3:], POSITIONS[:, 3:], (earlier,))
 
     whole = jax.jit(lambda p: run(CONFIG, p, x, mask))(params)
     found = split(params)
@@ -150,7 +150,7 @@ def test_a_sliding_window_reaches_into_an_earlier_pass(params, x, split):
         start = run(config, params, x[:, :split], mask[:, :split, :split], POSITIONS[:, :split])
         earlier = Earlier(kv=start.kv, mask=valid[:, :split])
         rest = (x[:, split:], mask[:, split:, split:], POSITIONS[:, split:])
-        return whole[:, split:], run(config, params, *rest, earlier).final
+        return whole[:, split:], run(config, params, *rest, (earlier,)).final
 
     whole, found = both(params)
     np.testing.assert_allclose(found, whole, atol=1e-5)

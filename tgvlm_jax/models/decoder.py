@@ -205,7 +205,7 @@ class Decoder(nnx.Module):
         *,
         turn: Rotation,
         mask: Bool[Array, "b t t"],
-        earlier: Earlier | None = None,
+        earlier: Sequence[Earlier] = (),
         taps: Sequence[int] = (),
         deepstack: Float[Array, "m b t d"] | None = None,
     ) -> States:
@@ -214,16 +214,15 @@ class Decoder(nnx.Module):
         Args:
             x: input embeddings. turn: rotary angles of their positions.
             mask: which of the pass's own tokens each token sees.
-            earlier: an earlier pass, all filled slots of which every token sees.
+            earlier: earlier passes, all filled slots of which every token sees.
             taps: numbers of layers after which the stream is kept.
             deepstack: what is added to the stream after each of the first `m` layers (Qwen3-VL).
         """
         layers, window = self.config.decoder.layers, self.config.decoder.sliding_window
         order = jnp.arange(x.shape[1], dtype=jnp.int32)
-        before = () if earlier is None else (earlier_mask(earlier.mask, order, window=window),)
+        before = tuple(earlier_mask(one.mask, order, window=window) for one in earlier)
 
-        def layer(x, block, kv):
-            stretches = () if kv is None else (kv,)
+        def layer(x, block, stretches):
             return block(x, turn=turn, stretches=stretches, masks=(*before, mask))
 
         if self.config.remat != "none":
@@ -231,10 +230,10 @@ class Decoder(nnx.Module):
 
         def body(carry, inputs):
             x, kept = carry
-            number, block, kv = inputs
+            number, block, stretches = inputs
             # Taps stay outside the remat: a select keeps no residual.
             kept = {tap: jnp.where(number == tap, x, old) for tap, old in kept.items()}
-            x, own = layer(x, block, kv)
+            x, own = layer(x, block, stretches)
             if deepstack is not None:
                 place = jnp.minimum(number, deepstack.shape[0] - 1)
                 added = jax.lax.dynamic_index_in_dim(deepstack, place, keepdims=False)
@@ -242,7 +241,7 @@ class Decoder(nnx.Module):
             return (x, kept), own
 
         start = (x, dict.fromkeys(taps, x))
-        inputs = (jnp.arange(layers), self.blocks, None if earlier is None else earlier.kv)
+        inputs = (jnp.arange(layers), self.blocks, tuple(one.kv for one in earlier))
         unroll = min(self.config.unroll, layers)
         (final, kept), kv = jax.lax.scan(body, start, inputs, unroll=unroll)
         return States(taps=kept, final=final, kv=kv)

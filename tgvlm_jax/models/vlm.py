@@ -6,6 +6,9 @@
 A response only sees the prompt through its keys and values, so the prompt is never run twice: not
 for the frame bank that evidence feeds back (frames stand before every answer and the mask is
 causal), not for a second answer of a preference pair, and not for the samples of a rollout.
+
+A conversation of several turns goes on in the same way: new frames are read after all that was said
+(`observe`), and training reads all that follows the first prompt in one pass (`follow`).
 """
 
 import dataclasses
@@ -34,7 +37,16 @@ from tgvlm_jax.schema import (
     TimesformerConfig,
     TinyVitConfig,
 )
-from tgvlm_jax.types import Features, Frames, Prompt, Response, ViewFeatures, Views, pytree
+from tgvlm_jax.types import (
+    Features,
+    Frames,
+    InputError,
+    Prompt,
+    Response,
+    ViewFeatures,
+    Views,
+    pytree,
+)
 
 _PROJECTOR = 1  # of the streams of dropout; those of the adapters are named after them
 
@@ -64,6 +76,7 @@ class PromptState:
         final, query: states of the last filled slot after all layers and before the last one,
             which predict the first token to come, and where it points.
         bank: None without evidence heads.
+        later: keys and values of what came after the prompt, one row an answer.
 
     For several answers to each prompt see `for_answers`.
     """
@@ -73,6 +86,12 @@ class PromptState:
     final: Annotated[Any, "float b 1 d"]
     query: Annotated[Any, "float b 1 d"]
     bank: Annotated[Any, "Bank | None"]
+    later: Annotated[Any, "(Earlier l b s h k, ...)"] = ()
+
+    @property
+    def stretches(self) -> tuple[Earlier, ...]:
+        """All that has been read."""
+        return (self.earlier, *self.later)
 
 
 def for_answers(prompt: PromptState, count: int) -> PromptState:
@@ -127,8 +146,13 @@ class VideoLanguageModel(nnx.Module):
         last = self.config.decoder.layers - 1
         return (self.config.evidence.bank_layer, last) if self.config.evidence else (last,)
 
-    def states(self, prompt: Prompt, *, taps: Sequence[int] = ()) -> States:
-        """Residual streams at every slot of a prompt; those of empty slots mean nothing."""
+    def states(
+        self, prompt: Prompt, *, taps: Sequence[int] = (), after: PromptState | None = None
+    ) -> States:
+        """Residual streams at every slot of a prompt; those of empty slots mean nothing.
+
+        `after` is what was read before it; the positions of the prompt then go on from there.
+        """
         embedded = self.decoder.embed(prompt.tokens)
         seen = self._see(prompt, embedded)
         order = jnp.arange(embedded.shape[1], dtype=jnp.int32)
@@ -137,6 +161,8 @@ class VideoLanguageModel(nnx.Module):
         positions = places
         if prompt.positions is not None:
             positions = jnp.moveaxis(prompt.positions, 1, 0)
+        if after is not None:
+            positions = positions + after.next_position[:, None]
         visual = prompt.visual_index >= 0
         return self.decoder(
             seen.x,
@@ -147,6 +173,7 @@ class VideoLanguageModel(nnx.Module):
                 block=visual if self.config.two_way_frames else None,
                 window=self.config.decoder.sliding_window,
             ),
+            earlier=() if after is None else after.stretches,
             taps=taps,
             deepstack=seen.deepstack,
         )
@@ -178,6 +205,35 @@ class VideoLanguageModel(nnx.Module):
             query=_take(last, query),
             bank=self._bank(prompt, states.taps, query),
         )
+
+    def observe(self, before: PromptState, prompt: Prompt) -> PromptState:
+        """Reads more after what has been read, frames or text, one row an answer (Video-MTR 1.1).
+
+        A row of length 0 stays as it is. Only for models that `check_turns` lets pass.
+        """
+        states = self.states(prompt, taps=self.taps, after=before)
+        order = jnp.arange(prompt.tokens.shape[1], dtype=jnp.int32)
+        query = states.taps[self.taps[-1]]
+        last = (order == prompt.length[:, None] - 1)[:, None, :].astype(query.dtype)
+        there = (prompt.length > 0)[:, None, None]
+        offset = 0 if prompt.offset is None else prompt.offset
+        read = Earlier(kv=states.kv, mask=order < prompt.length[:, None])
+        return dataclasses.replace(
+            before,
+            later=(*before.later, read),
+            next_position=before.next_position + prompt.length + offset,
+            final=jnp.where(there, _take(last, states.final), before.final),
+            query=jnp.where(there, _take(last, query), before.query),
+        )
+
+    def follow(self, before: PromptState, prompt: Prompt) -> Predicted:
+        """What predicts each token of all that follows a prompt: answers, observations, answers.
+
+        There may be several rows to each prompt, one after another.
+        """
+        before = for_answers(before, len(prompt.tokens) // len(before.next_position))
+        states = self.states(prompt, after=before)
+        return Predicted(final=jnp.concatenate([before.final, states.final[:, :-1]], axis=1))
 
     def _look(self, prompt: Prompt) -> tuple[Float[Array, "b u d"], Float[Array, "b m u d"] | None]:
         """The tower's tokens of each sample, and those for the decoder's first layers."""
@@ -262,7 +318,7 @@ class VideoLanguageModel(nnx.Module):
             x,
             turn=self.decoder.rotation(prompt.next_position[:, None] + order),
             mask=causal_mask(places, response.mask, window=window),
-            earlier=prompt.earlier,
+            earlier=prompt.stretches,
             taps=self.taps[-1:],
         )
         # What predicts token i stands one position before it.
@@ -274,6 +330,16 @@ class VideoLanguageModel(nnx.Module):
         queries = self.evidence.evidence_head(_take(emitted.swapaxes(1, 2), query))
         scores = self.evidence.scores(queries, prompt.bank.keys)
         return Predicted(final=final, queries=queries, scores=scores)
+
+
+def check_turns(config: ModelConfig) -> None:
+    """Raises InputError where a model cannot be shown more frames after an answer."""
+    if config.evidence is not None or config.two_way_frames or config.decoder.sliding_window:
+        raise InputError(
+            "several turns want a model without evidence heads, frames that are seen causally and "
+            "no sliding window: set model.evidence=None, model.two_way_frames=False and "
+            "model.decoder.sliding_window=0"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -94,7 +94,6 @@ def generate(
     """
     model = blueprint.build(params)
     read = for_answers(model.prefill(prompt), samples)
-    layers = model.config.decoder.layers
     settings = Settings(
         end_id=end_id,
         pad_id=pad_id,
@@ -107,7 +106,24 @@ def generate(
     if sampling.repetition_penalty != 1.0:
         used = used_tokens(prompt, evidence_id, size=model.config.decoder.vocab_size)
         used = mesh.repeat(used, samples)
-    start = _start(read, used, max_tokens, settings, layers=layers)
+    return speak(model, read, settings, max_tokens=max_tokens, used=used)["out"]
+
+
+def speak(
+    model: VideoLanguageModel,
+    read: PromptState,
+    settings: "Settings",
+    *,
+    max_tokens: int,
+    used: jax.Array | None = None,
+    done: jax.Array | None = None,
+) -> dict[str, Any]:
+    """The decoding loop: "out" is what it generates, "cache" the keys and values of that.
+
+    `done` rows say nothing.
+    """
+    start = _start(read, used, max_tokens, settings, layers=model.config.decoder.layers)
+    start["done"] = start["done"] if done is None else done
     weights = unstack(model, read)
 
     def step(loop):
@@ -117,14 +133,14 @@ def generate(
         return {
             "index": i + 1,
             "out": _write(loop["out"], drawn, i),
-            "used": add_used(loop["used"], drawn.tokens, evidence_id),
+            "used": add_used(loop["used"], drawn.tokens, settings.evidence_id),
             **moved,
         }
 
     def unfinished(loop):
         return (loop["index"] < max_tokens) & ~jnp.all(loop["done"])
 
-    return jax.lax.while_loop(unfinished, step, start)["out"]
+    return jax.lax.while_loop(unfinished, step, start)
 
 
 def _start(
@@ -252,18 +268,19 @@ def _blank(read: PromptState, length: int, settings: Settings) -> Generation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Unstacked:
-    """What a decoding loop reads at every token, layer by layer: weights, and prompts' keys."""
+    """What a decoding loop reads at every token, layer by layer: weights, and earlier keys."""
 
     blocks: list[Block]
-    prompt: list[KeyValues]
+    earlier: list[tuple[KeyValues, ...]]
     head: jax.Array
 
 
 def unstack(model: VideoLanguageModel, read: PromptState) -> Unstacked:
     """Taken apart once, before a loop."""
     layers = range(model.config.decoder.layers)
-    prompt = [jax.tree.map(lambda x, i=i: x[i], read.earlier.kv) for i in layers]
-    return Unstacked(blocks=model.decoder.unstacked(), prompt=prompt, head=model.decoder.head())
+    kv = tuple(one.kv for one in read.stretches)
+    earlier = [jax.tree.map(lambda x, i=i: x[i], kv) for i in layers]
+    return Unstacked(blocks=model.decoder.unstacked(), earlier=earlier, head=model.decoder.head())
 
 
 def _decode(
@@ -288,14 +305,15 @@ def _decode(
     own_mask = (behind <= own[:, None])[:, None]
     if window:
         own_mask &= behind < window
-    masks = (earlier_mask(read.earlier.mask, ages[:, None], window=window), own_mask)
+    prompt_mask = earlier_mask(read.earlier.mask, ages[:, None], window=window)
+    masks = (prompt_mask, *(one.mask[:, None] for one in read.later), own_mask)
     turn = model.decoder.rotation((read.next_position + own)[:, None])
     new_cache, query, slot = [], x, index % length
-    layers = zip(weights.blocks, weights.prompt, cache, strict=True)
-    for number, (block, kv, earlier) in enumerate(layers):
+    layers = zip(weights.blocks, weights.earlier, cache, strict=True)
+    for number, (block, stretches, earlier) in enumerate(layers):
         if number == len(cache) - 1:
             query = x
-        x, kept = block(x, turn=turn, stretches=(kv,), masks=masks, cache=earlier, index=slot)
+        x, kept = block(x, turn=turn, stretches=stretches, masks=masks, cache=earlier, index=slot)
         new_cache.append(kept)
     return {"final": x, "query": query, "cache": new_cache}
 
