@@ -73,6 +73,7 @@ class Sample:
             is it.
         views: of a take, in the place of `frames`, which then have no pixels; of this sample alone,
             so without a leading `b`.
+        options: of a multiple choice, each begins with its letter, which is the answer.
     """
 
     frames: UInt8[np.ndarray, "f y x 3"]
@@ -91,6 +92,7 @@ class Sample:
     clips: tuple[int, ...] = ()
     truth: str = ""
     views: "Views | ViewFeatures | None" = None
+    options: tuple[str, ...] = ()
 
 
 def pytree(cls: type[T]) -> type[T]:
@@ -292,4 +294,15 @@ class Questions:
     """
 
     prompt: Prompt
+    samples: tuple[Sample, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pools:
+    """Questions to be looked into turn by turn, with all of their candidate frames.
+
+    Attributes:
+        samples: what each row of this host asks; `frames` are its pool.
+    """
+
     samples: tuple[Sample, ...]

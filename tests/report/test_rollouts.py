@@ -31,3 +31,21 @@ def test_the_newest_group_comes_first_and_everything_is_escaped(tmp_path):
 def test_a_run_without_rollouts_has_a_page_too(tmp_path):
     write_rollouts(tmp_path / "x.html", [], metrics=[], title="nothing")
     assert "nothing" in (tmp_path / "x.html").read_text()
+
+
+def test_conversations_show_the_frames_that_were_looked_at(tmp_path):
+    turns = [
+        {"frames": [0, 9, 9], "text": "<retrieve>0,9</retrieve>", "terms": {"format": 0.1}},
+        {"frames": [4], "text": "<answer>B</answer>", "terms": {}},
+    ]
+    answers = [{"text": "x", "reward": 1.7, "turns": turns}]
+    group = GROUP | {"answers": answers, "pictures": {"0": "QUJD", "9": "REVG", "4": "R0hJ"}}
+    metrics = [{"step": i, "right_looks": i / 10} for i in range(1, 5)]
+    write_rollouts(tmp_path / "x.html", [group], metrics=metrics, title="looks")
+    text = (tmp_path / "x.html").read_text()
+    assert text.count("<img") == 3
+    assert "data:image/jpeg;base64,REVG" in text
+    assert "&lt;retrieve&gt;0,9" in text
+    assert "format +0.10" in text
+    assert "Reward 1.700" in text
+    assert "look where it matters" in text

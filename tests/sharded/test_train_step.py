@@ -48,9 +48,9 @@ def rows():
     return jax.tree.map(np.asarray, batch(RAGGED * 2))
 
 
-def laid_out(params, mesh):
+def laid_out(params, mesh, config=CONFIG):
     """Values of `params` in the layout that `parameters.init` gives."""
-    like = jax.eval_shape(lambda: parameters.init(CONFIG, jax.random.key(0)))
+    like = jax.eval_shape(lambda: parameters.init(config, jax.random.key(0)))
     return {
         name: jax.device_put(np.asarray(value), NamedSharding(mesh, like[name].sharding.spec))
         for name, value in params.items()

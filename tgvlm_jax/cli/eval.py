@@ -9,6 +9,7 @@
 
 Held-out clips are those of the run itself, or of --config; blind answers are scored beside them.
 Of pretext tasks (data.tasks) the reward is the score; of takes (data.takes) levels and texts are.
+A model that looks again (data.turns) does so here, too, and the report shows what it looked at.
 Of a benchmark (docs/benchmarks.md lists them) the annotation files are its released ones; of
 viubench questions.json, about which `tgvlm viubench` asks a model. Answers go to
 answers.jsonl in the work folder as they are made; a run that was stopped goes on from there. With
@@ -81,7 +82,7 @@ def main(flags: absl_flags.FlagValues) -> None:
 
 def _held_out(flags: absl_flags.FlagValues) -> None:
     from tgvlm_jax import files
-    from tgvlm_jax.cli import pretext_run, proficiency_run, results, session
+    from tgvlm_jax.cli import looking_run, pretext_run, proficiency_run, results, session
     from tgvlm_jax.evaluation.runner import evaluate
 
     if flags.checkpoint is None:
@@ -95,6 +96,10 @@ def _held_out(flags: absl_flags.FlagValues) -> None:
     files.make_folder(out)
     if model.experiment.data.takes:
         proficiency_run.run(model, out, about=f"{flags.checkpoint}: held-out takes.")
+        print(f"\nlook:  {out / 'report.html'}")
+        return
+    if model.experiment.data.turns is not None:
+        looking_run.run(model, out, about=f"{flags.checkpoint}: held-out questions")
         print(f"\nlook:  {out / 'report.html'}")
         return
     if model.experiment.data.tasks and not model.experiment.data.eval_annotations:

@@ -13,7 +13,7 @@ from tgvlm_jax.data.annotations import Annotation, Annotations, Filters
 from tgvlm_jax.data.chat import FRAME, Chat, load_chat, open_chat
 from tgvlm_jax.data.collate import frame_ranges
 from tgvlm_jax.data.shards import open_shards
-from tgvlm_jax.schema import DataConfig, Experiment, GrpoConfig, SftConfig
+from tgvlm_jax.schema import DataConfig, Experiment, FpoConfig, SftConfig
 from tgvlm_jax.types import InputError, Sample
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -44,7 +44,7 @@ def run(path: Path, *, experiment: Experiment | None, shards: Path | None, recor
         if not 0 <= record < len(usable):
             raise InputError(f"--record {record}: there are {len(usable)} good ones, 0 the first")
         objective = experiment.objective if experiment else SftConfig()
-        objective = SftConfig() if isinstance(objective, GrpoConfig) else objective
+        objective = objective if isinstance(objective, SftConfig | FpoConfig) else SftConfig()
         chat = open_chat(data) if experiment else load_chat("tiny", "phi3")
         print(f"\n{rendered(usable[record], chat=chat, data=data, alpha=objective.alpha)}")
     if bad:

@@ -25,6 +25,10 @@ from tgvlm_jax.types import InputError, Sample
 EVIDENCE = "<evi>"
 EVIDENCE_END = "</evi>"
 FRAME = "<frame>"
+IMAGE = "<|image_pad|>"
+_TAGS = ("think", "answer", "retrieve")
+TURN_MARKS = (IMAGE, *(f"<{slash}{tag}>" for tag in _TAGS for slash in ("", "/")))
+"""What conversations of several turns are made of, for a tokenizer that would spell it else."""
 _NONE = np.zeros(0, np.int32)
 _TINY = Path(str(importlib.resources.files("tgvlm_jax"))) / "assets" / "tiny_tokenizer"
 
@@ -273,6 +277,7 @@ def open_chat(config: DataConfig, model: ModelConfig | None = None) -> Chat:
         instruction=config.instruction,
         videos=videos,
         evidence=evidence,
+        turns=config.turns is not None,
     )
 
 
@@ -287,6 +292,7 @@ def load_chat(
     instruction: str = "",
     videos: PatchVideos | None = None,
     evidence: bool = True,
+    turns: bool = False,
 ) -> Chat:
     """Opens a tokenizer for a template.
 
@@ -299,6 +305,7 @@ def load_chat(
         question_vocab: BERT's vocab.txt for a tower that reads the question, or "tiny"; "" without
             one. question_tokens: longest question in its pieces.
         system, instruction, videos, evidence: of `Chat`.
+        turns: the tokenizer of tiny models gets tokens for what is said in turns.
 
     Raises:
         InputError: no such folder, template, special token or vocabulary.
@@ -316,6 +323,7 @@ def load_chat(
     known = [EVIDENCE, EVIDENCE_END, FRAME]
     if tokenizer == "tiny":
         marks = [*TEMPLATES[template].marks, *(patch_videos.MARKS if videos else ())]
+        marks += TURN_MARKS if turns else ()
         known += [token for token in marks if loaded.token_to_id(token) is None]
     loaded.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in known])
     pieces = None

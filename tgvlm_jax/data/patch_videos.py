@@ -110,6 +110,8 @@ def bucket_of(tower: QwenVisionConfig, config: DataConfig) -> Bucket:
 
 def visual_rows(model: ModelConfig, config: DataConfig) -> tuple[int, ...]:
     """What a mesh has to divide: frames of a sample, or the rows that its patches lie in."""
+    if config.turns is not None:
+        return (config.turns.first, config.turns.each)
     if isinstance(model.tower, QwenVisionConfig):
         return (bucket_of(model.tower, config).rows,)
     if isinstance(model.tower, TimesformerConfig):

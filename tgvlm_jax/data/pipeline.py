@@ -16,7 +16,7 @@ from tgvlm_jax.data.chat import Chat
 from tgvlm_jax.data.collate import collate, collate_pairs
 from tgvlm_jax.data.sources import Source
 from tgvlm_jax.schema import DataConfig, PerturbationConfig
-from tgvlm_jax.types import Batch, InputError, PreferenceBatch, Questions, Sample
+from tgvlm_jax.types import Batch, InputError, Pools, PreferenceBatch, Questions, Sample
 
 _REJECTED_STREAM = 3  # of random numbers; those before are the samples'
 _ATTEMPTS = 16  # other samples to try where no worse answer can be made
@@ -33,7 +33,7 @@ class BatchMaker:
     """Makes this host's rows of global batch number `step`.
 
     With a `perturbation` every sample gets a second answer, that is worse, and batches are of
-    preferences; where `asks`, they are Questions.
+    preferences; where `asks`, they are Questions; with `data.turns`, they are Pools.
     """
 
     source: Source
@@ -45,13 +45,16 @@ class BatchMaker:
     perturbation: PerturbationConfig | None = None
     asks: bool = False
 
-    def __call__(self, step: int) -> Batch | PreferenceBatch | Questions:
+    def __call__(self, step: int) -> Batch | PreferenceBatch | Questions | Pools:
         """The rows of batch `step`, made from scratch; other hosts' rows without their pixels."""
         each = self.config.batch_size // self.hosts
         mine = range(self.host * each, (self.host + 1) * each)
         rows = slice(mine.start, mine.stop)
         frames = self.source.bucket(step)
         numbers = [(n, row in mine) for row, n in enumerate(self.source.numbers(step))]
+        if self.config.turns is not None:
+            own = [n for n, is_own in numbers if is_own]
+            return Pools(samples=tuple(self.source.sample(n, frames=frames) for n in own))
         if self.perturbation is not None:
             pairs = [self._pair(*number, frames, self.perturbation) for number in numbers]
             good, bad = zip(*pairs, strict=True)
@@ -107,7 +110,7 @@ class Batches:
         )
         self._iterator = iter(grain.MapDataset.range(steps).map(maker).to_iter_dataset(options))
 
-    def __next__(self) -> Batch | PreferenceBatch | Questions:
+    def __next__(self) -> Batch | PreferenceBatch | Questions | Pools:
         """The next batch; raises what its maker raised, and then there is no other."""
         try:
             return next(self._iterator)

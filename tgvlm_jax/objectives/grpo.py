@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from tgvlm_jax import mesh
 from tgvlm_jax.grounding.targets import bernoulli_log_probs
@@ -148,7 +148,7 @@ def _entropy(
     return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 
 
-def flat(x: Bool[Array, "b g ..."] | Float[Array, "b g ..."] | Int[Array, "b g ..."]) -> Any:
+def flat(x: Shaped[Array, "b g ..."]) -> Any:
     """[b g ...] -> [b * g ...]: the answers to one prompt one after another."""
     rest = (None,) * (x.ndim - 2)
     return mesh.reshape(x, (x.shape[0] * x.shape[1], *x.shape[2:]), out=("batch", *rest))

@@ -118,6 +118,43 @@ def converse(
     return play.conversations()
 
 
+def recite(
+    params: Params,
+    script: Sequence[Sequence[np.ndarray]],
+    reply: Reply,
+    *,
+    blueprint: Blueprint,
+    limits: Limits,
+    blank: Prompt,
+    pad_id: int,
+    keep_features: bool = False,
+    mesh: Any = None,
+) -> Conversations:
+    """Conversations in which somebody else speaks: `script` has the ids of each turn of each row.
+
+    Raises:
+        InputError: an answer longer than the limit, or none where the conversation goes on.
+    """
+    check_turns(blueprint.build(params).config)
+    play = _Play(params, blueprint, limits, blank, keep_features, mesh)
+    for turn in range(limits.turns):
+        going = play.going(len(script) * jax.process_count())
+        tokens = np.full((len(script), limits.tokens), pad_id, np.int32)
+        mask = np.zeros(tokens.shape, bool)
+        for row, lines in enumerate(script):
+            if not going[row]:
+                continue
+            if turn >= len(lines) or not 0 < len(lines[turn]) <= limits.tokens:
+                raise InputError(f"script: turn {turn} needs 1 to {limits.tokens} tokens")
+            mask[row, : len(lines[turn])] = True
+            tokens[row, : len(lines[turn])] = lines[turn]
+        play.said(Generation(tokens=tokens, mask=mask, grounding=None))
+        shown = reply(turn, play.latest())
+        if turn == limits.turns - 1 or not play.show(shown):
+            break
+    return play.conversations()
+
+
 class _Play:
     """What the host keeps of the conversations of one rollout."""
 
@@ -145,7 +182,7 @@ class _Play:
 
     def said(self, found: Generation) -> None:
         """Takes this host's part of a turn's answers."""
-        self.answers.append(jax.tree.map(mesh_lib.local, found))
+        self.answers.append(jax.tree.map(_on_host, found))
 
     def latest(self) -> list[np.ndarray | None]:
         """What was said last, by row; None where the conversation was over before."""
@@ -198,6 +235,10 @@ class _Play:
         visual = _beside([one.visual for one in self.seen]) if self.seen else None
         text = dataclasses.replace(rows.text, visual=visual)
         return dataclasses.replace(rows, text=text)
+
+
+def _on_host(x: jax.Array | np.ndarray) -> np.ndarray:
+    return x if isinstance(x, np.ndarray) else mesh_lib.local(x)
 
 
 def _pack(

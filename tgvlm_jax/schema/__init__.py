@@ -18,6 +18,7 @@ from tgvlm_jax.schema.experiment import (
     TrainConfig,
 )
 from tgvlm_jax.schema.model import (
+    CriticConfig,
     DecoderConfig,
     EvidenceConfig,
     LoraConfig,
@@ -47,6 +48,7 @@ from tgvlm_jax.schema.towers import (
     TimesformerConfig,
     TinyVitConfig,
 )
+from tgvlm_jax.schema.turns import ImitateConfig, PpoConfig, TurnsConfig
 
 __all__ = [
     "ANOMALY_KINDS",
@@ -59,6 +61,7 @@ __all__ = [
     "AdvantageConfig",
     "CompressorConfig",
     "CreditConfig",
+    "CriticConfig",
     "DataConfig",
     "DecoderConfig",
     "EvaConfig",
@@ -69,6 +72,7 @@ __all__ = [
     "FrameEncoderConfig",
     "GroupConfig",
     "GrpoConfig",
+    "ImitateConfig",
     "JudgeConfig",
     "LoraConfig",
     "MeshConfig",
@@ -76,6 +80,7 @@ __all__ = [
     "OptimConfig",
     "PerturbationConfig",
     "PolicyConfig",
+    "PpoConfig",
     "ProcessConfig",
     "ProjectorConfig",
     "QformerConfig",
@@ -87,4 +92,5 @@ __all__ = [
     "TimesformerConfig",
     "TinyVitConfig",
     "TrainConfig",
+    "TurnsConfig",
 ]

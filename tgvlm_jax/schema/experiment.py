@@ -7,6 +7,7 @@ from tgvlm_jax.schema.checks import divides, positive
 from tgvlm_jax.schema.model import ModelConfig
 from tgvlm_jax.schema.objective import FpoConfig, GrpoConfig, SftConfig
 from tgvlm_jax.schema.takes import TakesConfig
+from tgvlm_jax.schema.turns import ImitateConfig, PpoConfig, TurnsConfig
 from tgvlm_jax.types import InputError
 
 ANOMALY_KINDS = (
@@ -78,6 +79,8 @@ class DataConfig:
         max_events: spans an answer may have; evidence slots are padded to it.
         max_sources: spans a question may point at by `<evi>`; 0 for none.
         threads: reader threads; prefetch: batches made ahead.
+        turns: questions are about a pool of frames, looked at in several turns; None: about clips
+            that are shown at once. `annotations` are then of `tgvlm_jax.data.looking`.
     """
 
     shards: str = ""
@@ -121,6 +124,7 @@ class DataConfig:
     max_sources: int = 0
     threads: int = 2
     prefetch: int = 4
+    turns: TurnsConfig | None = None
 
     def __post_init__(self):
         kinds = PRETEXT_KINDS if self.tasks else ANOMALY_KINDS
@@ -252,7 +256,9 @@ class Experiment:
     seed: int = 0
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = DataConfig()
-    objective: SftConfig | FpoConfig | GrpoConfig = dataclasses.field(default_factory=SftConfig)
+    objective: SftConfig | FpoConfig | GrpoConfig | PpoConfig | ImitateConfig = dataclasses.field(
+        default_factory=SftConfig
+    )
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     evaluation: EvalConfig = EvalConfig()

@@ -108,6 +108,24 @@ class LoraConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CriticConfig:
+    """A value for every token, said by a model of its own (Video-MTR 2.6).
+
+    Attributes:
+        kind: "copy" is a whole copy of the policy's weights without its adapters; "adapters" shares
+            the policy's weights and has adapters of its own. A head for the value is new in both.
+        lora: of "adapters", the table of them.
+    """
+
+    kind: Literal["copy", "adapters"] = "copy"
+    lora: tuple[LoraConfig, ...] = ()
+
+    def __post_init__(self):
+        if (self.kind == "adapters") != bool(self.lora):
+            raise InputError("critic.lora: give a table for kind 'adapters', none for 'copy'")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A video-language model: tower -> decoder, with evidence heads or without.
 
@@ -117,6 +135,7 @@ class ModelConfig:
         evidence: None for a model that does not ground by `<evi>`.
         two_way_frames: visual tokens see each other both ways (D2VLM 1.4); else all is causal.
         lora: adapters, the first pattern that matches a linear map counts.
+        critic: for `PpoConfig`; its parameters are named `critic.` and then as the policy's.
         dtype: type of activations; parameters are kept in `param_dtype`. On a CPU bfloat16 gains
             little or nothing, whatever the parameters are in (benchmarks/README.md).
         remat: what a decoder layer keeps for its backward pass: "none" recomputes nothing,
@@ -133,6 +152,7 @@ class ModelConfig:
     evidence: EvidenceConfig | None = EvidenceConfig()
     two_way_frames: bool = True
     lora: tuple[LoraConfig, ...] = ()
+    critic: CriticConfig | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "dots", "full"] = "none"

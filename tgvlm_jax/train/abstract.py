@@ -25,6 +25,7 @@ from tgvlm_jax.train import optim
 from tgvlm_jax.types import (
     Batch,
     Frames,
+    InputError,
     PatchRows,
     PreferenceBatch,
     Prompt,
@@ -51,6 +52,8 @@ def abstract_batch(
 ) -> Batch | PreferenceBatch | PolicyBatch:
     """What the step of an experiment takes, laid out as `mesh.put_batch` lays it out."""
     data = experiment.data
+    if data.turns is not None:
+        raise InputError("data.turns: a step of several turns cannot be planned yet")
     rows = PartitionSpec(mesh_lib.RULES["batch"])
 
     def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:

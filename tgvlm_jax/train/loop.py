@@ -19,6 +19,7 @@ from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.data.annotated import SKIPPED, AnnotatedVideos
 from tgvlm_jax.data.chat import Chat, open_chat
 from tgvlm_jax.data.collate import round_up
+from tgvlm_jax.data.looking import LookedInto
 from tgvlm_jax.data.patch_videos import visual_rows
 from tgvlm_jax.data.pipeline import Batches, BatchMaker
 from tgvlm_jax.data.sources import open_source
@@ -30,25 +31,34 @@ from tgvlm_jax.schema import (
     FpoConfig,
     FrameEncoderConfig,
     GrpoConfig,
+    ImitateConfig,
     ModelConfig,
+    PpoConfig,
     QwenVisionConfig,
     TimesformerConfig,
 )
-from tgvlm_jax.train import checkpoint, model_folder, optim, rollouts, state
+from tgvlm_jax.train import checkpoint, model_folder, optim, rollouts, state, turn_rollouts
+from tgvlm_jax.train.demonstrations import Demonstrations
 from tgvlm_jax.train.metrics import CompileCounter, MetricsWriter, Stopwatch, divide
 from tgvlm_jax.train.rollouts import Rollouts
 from tgvlm_jax.train.step import make_step, terms
 from tgvlm_jax.train.transcript import Transcript
+from tgvlm_jax.train.turn_rollouts import TurnRollouts
 from tgvlm_jax.types import (
     Batch,
     InputError,
     PatchRows,
+    Pools,
     PreferenceBatch,
     Prompt,
     Questions,
     ViewFeatures,
     Views,
 )
+
+HostBatch = Batch | PreferenceBatch | Questions | Pools
+
+_KEPT = "rollouts"  # in a checkpoint's JSON, beside what the iterator of the data says
 
 
 class Preempted(Exception):
@@ -84,6 +94,10 @@ def check(experiment: Experiment, chat: Chat) -> None:
         )
     if isinstance(experiment.objective, GrpoConfig):
         rollouts.check(experiment)
+    if isinstance(experiment.objective, PpoConfig | ImitateConfig):
+        turn_rollouts.check(experiment)
+    elif experiment.data.turns is not None:
+        raise InputError("data.turns is for objective.kind ppo or imitate; set it to None")
     tower, data = experiment.model.tower, experiment.data
     _check_takes(experiment)
     reader = tower.compressor.qformer if isinstance(tower, FrameEncoderConfig) else None
@@ -135,7 +149,7 @@ def batches(experiment: Experiment, chat: Chat) -> Batches:
 
 def _skipped(data: Batches, workdir: Path, *, told: bool = False) -> int:
     """Writes down what this host had to leave out of its data; how many records that is."""
-    if not isinstance(data.source, AnnotatedVideos | TakeViews):
+    if not isinstance(data.source, AnnotatedVideos | LookedInto | TakeViews):
         return 0
     host = jax.process_index()
     data.source.skipped.write(workdir / (f"host{host}.{SKIPPED}" if host else SKIPPED))
@@ -179,9 +193,10 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
             first = store.latest() or 0
             start = None if first else model_folder.start(experiment)
             current = _begin(experiment, tx, start, workdir, mesh)
+            kept: dict[str, Any] = {}
             if first:
-                current, iterator = store.restore(first, current, mesh=mesh)
-                data.set_state(iterator)
+                current, kept = store.restore(first, current, mesh=mesh)
+                data.set_state({name: x for name, x in kept.items() if name != _KEPT})
             _check_encoder(data, current.params)
             writer = MetricsWriter(
                 workdir / "metrics.jsonl",
@@ -191,6 +206,7 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
             )
             stepper = _stepper(experiment, tx, chat, mesh, workdir=workdir, first=first)
             with closing(writer), stepper as step:
+                step.set_state(kept)
                 loop = _Loop(experiment, workdir, step, store, writer, sigterm)
                 return loop.run(current, data, first=first)
 
@@ -221,7 +237,7 @@ def _sizes(experiment: Experiment) -> list[int]:
 def _updates(experiment: Experiment) -> int:
     """Optimiser steps of one step of the loop."""
     config = experiment.objective
-    return config.updates if isinstance(config, GrpoConfig) else 1
+    return config.updates if isinstance(config, GrpoConfig | PpoConfig) else 1
 
 
 @contextlib.contextmanager
@@ -233,31 +249,55 @@ def _stepper(
     *,
     workdir: Path,
     first: int,
-) -> Iterator[Callable]:
+) -> Iterator["Stepper"]:
     """What takes a state and a host batch to the next state and its metrics."""
     blueprint = parameters.blueprint(experiment.model)
     update = make_step(blueprint, tx, experiment)
     config = experiment.objective
-    if not isinstance(config, GrpoConfig):
-        yield lambda current, host: update(current, mesh_lib.put_batch(host, mesh))
+    if not isinstance(config, GrpoConfig | PpoConfig | ImitateConfig):
+        yield Stepper(lambda current, host: update(current, mesh_lib.put_batch(host, mesh)))
         return
     copy = None
-    if config.reference == "copy":
+    if not isinstance(config, ImitateConfig) and config.reference == "copy":
         start = model_folder.start(experiment)
         assert start is not None, "checked: there is an init_from"
         copy = start.restore(experiment, mesh=mesh)
-    sampler = Rollouts(experiment, blueprint=blueprint, chat=chat, mesh=mesh, copy=copy)
+    parts = {"blueprint": blueprint, "chat": chat, "mesh": mesh}
+    match config:
+        case GrpoConfig():
+            sampler = Rollouts(experiment, **parts, copy=copy)
+        case PpoConfig():
+            sampler = TurnRollouts(experiment, **parts, copy=copy)
+        case _:
+            sampler = Demonstrations(experiment, **parts)
     transcript = Transcript(workdir, every=experiment.train.log_every, resume_step=first)
 
-    def step(current: state.TrainState, questions: Questions):
-        number = int(current.step) // config.updates + 1
+    def step(current: state.TrainState, questions: Any):
+        number = int(current.step) // _updates(experiment) + 1
         rolled = sampler(current, questions)
         transcript.add(number, rolled)
         current, metrics = update(current, rolled.batch)
         return current, metrics | rolled.metrics
 
     with contextlib.closing(sampler):
-        yield step
+        yield Stepper(step, sampler if isinstance(sampler, TurnRollouts) else None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stepper:
+    """A step, and who keeps something from one to the next beside the state."""
+
+    step: Callable
+    keeps: TurnRollouts | None = None
+
+    def get_state(self) -> dict[str, Any]:
+        """What to checkpoint beside the state of the data; JSON."""
+        return {} if self.keeps is None else {_KEPT: self.keeps.get_state()}
+
+    def set_state(self, saved: dict[str, Any]) -> None:
+        """Goes on from what a checkpoint had."""
+        if self.keeps is not None and _KEPT in saved:
+            self.keeps.set_state(saved[_KEPT])
 
 
 def _begin(
@@ -301,7 +341,7 @@ class _Loop:
 
     experiment: Experiment
     workdir: Path
-    step: Callable
+    step: Stepper
     store: checkpoint.Checkpoints
     writer: MetricsWriter
     sigterm: _Sigterm
@@ -318,21 +358,22 @@ class _Loop:
         config, total = self.experiment.train, self.experiment.train.steps
         for number in range(first + 1, total + 1):
             batch, waited = self._next(data)
-            current, metrics = self.step(current, batch)
+            current, metrics = self.step.step(current, batch)
             self.pending.append((number, metrics | self._timing(batch, waited)))
             if number % config.log_every == 0:
                 self._flush(upto=number - 1)
             asked = self.sigterm.asked
             if asked or number % config.checkpoint_every == 0 or number == total:
                 self._flush(upto=number)
-                self.store.save(number, current, data=data.get_state())
+                kept = data.get_state() | self.step.get_state()
+                self.store.save(number, current, data=kept)
                 _skipped(data, self.workdir)
             if asked and number < total:
                 raise Preempted(f"stopped at step {number} of {total}; start again to go on")
         skipped = _skipped(data, self.workdir)
         return Trained(params=current.params, ran=total - first, skipped=skipped)
 
-    def _next(self, data: Batches) -> tuple[Batch | PreferenceBatch | Questions, float]:
+    def _next(self, data: Batches) -> tuple[HostBatch, float]:
         """The next batch, on the host, and how long the devices stood idle for want of it."""
         start = time.monotonic()
         host = next(data)
@@ -342,13 +383,14 @@ class _Loop:
             jax.block_until_ready(self.pending[-2][1]["grad_norm"])  # run one step ahead, no more
         return host, 0.0 if busy else waited
 
-    def _timing(
-        self, batch: Batch | PreferenceBatch | Questions, waited: float
-    ) -> dict[str, float]:
+    def _timing(self, batch: HostBatch, waited: float) -> dict[str, float]:
         self.watch.step(waited=waited)
-        frames = _frames(batch.prompt, self.experiment.model)
+        if isinstance(batch, Pools):
+            frames = sum(len(sample.frames) for sample in batch.samples)
+        else:
+            frames = _frames(batch.prompt, self.experiment.model)
         work = None
-        if not isinstance(batch, Questions):
+        if isinstance(batch, Batch | PreferenceBatch):
             work = flops.per_step(self.experiment.model, batch, trained=self.trained)
         timing = self.watch.read(frames=frames, flops=work)
         return timing | {"compiles": self.compiles.count}

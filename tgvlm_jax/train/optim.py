@@ -9,7 +9,7 @@ import optax
 from optax import contrib
 
 from tgvlm_jax import mesh
-from tgvlm_jax.models.parameters import Matrix, Params
+from tgvlm_jax.models.parameters import Matrix, Params, is_critic
 from tgvlm_jax.schema import GroupConfig, OptimConfig
 from tgvlm_jax.types import InputError
 
@@ -56,8 +56,18 @@ def build(
     def labels_of(tree):
         return {name: labels[name] for name in tree}
 
-    clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    clip = [_clip(config.clip)] if config.clip else []
     return _lenient(optax.chain(*clip, optax.partition(groups, labels_of)))
+
+
+def _clip(most: float) -> optax.GradientTransformation:
+    """Policy and critic each by their own norm."""
+
+    def part_of(tree):
+        return {name: "critic" if is_critic(name) else "policy" for name in tree}
+
+    parts = ("policy", "critic")
+    return optax.partition({part: optax.clip_by_global_norm(most) for part in parts}, part_of)
 
 
 def trainable(config: OptimConfig, params: Params) -> Params:

@@ -21,6 +21,7 @@ from tgvlm_jax.data.chat import Chat
 from tgvlm_jax.models import lora, parameters
 from tgvlm_jax.models.parameters import Blueprint, Params
 from tgvlm_jax.objectives.grpo import PolicyBatch
+from tgvlm_jax.objectives.ppo import TurnBatch
 from tgvlm_jax.rewards import functions
 from tgvlm_jax.rollout.sampler import Generation, generate
 from tgvlm_jax.schema import Experiment, GrpoConfig
@@ -39,11 +40,22 @@ class Told:
 
     Attributes:
         rewards: of each answer; not a number where the reward failed.
+        turns: of each answer that took several, what happened in each.
     """
 
     sample: Sample
     texts: tuple[str, ...]
     rewards: tuple[float, ...]
+    turns: tuple[tuple["ToldTurn", ...], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ToldTurn:
+    """What a model saw (frames of the pool), said after that, and earned with it, by terms."""
+
+    frames: tuple[int, ...]
+    text: str
+    terms: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +67,7 @@ class Rolled:
         told: this host's groups. failures: what rewards failed with, one line each.
     """
 
-    batch: PolicyBatch
+    batch: PolicyBatch | TurnBatch
     metrics: dict[str, float]
     told: tuple[Told, ...]
     failures: tuple[str, ...]

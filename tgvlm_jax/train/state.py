@@ -34,7 +34,9 @@ def create(
     Parameters in `loaded` take the place of initial ones, which under jit are then never made.
     """
     key = jax.random.key(experiment.seed)
-    params = parameters.init(experiment.model, jax.random.fold_in(key, 0)) | (loaded or {})
+    loaded = loaded or {}
+    params = parameters.init(experiment.model, jax.random.fold_in(key, 0)) | loaded
+    params = parameters.copied(params, loaded)
     opt_state = jax.tree.map(
         lambda x: x if x.ndim else mesh.shard(x), tx.init(optim.trainable(experiment.optim, params))
     )

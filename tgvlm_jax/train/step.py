@@ -10,10 +10,10 @@ import optax
 
 from tgvlm_jax import mesh
 from tgvlm_jax.models import lora, parameters
-from tgvlm_jax.models.parameters import Blueprint, Params
+from tgvlm_jax.models.parameters import Blueprint, Critic, Params
 from tgvlm_jax.models.vlm import VideoLanguageModel
-from tgvlm_jax.objectives import fpo, grpo, sft
-from tgvlm_jax.schema import Experiment, FpoConfig, GrpoConfig
+from tgvlm_jax.objectives import fpo, grpo, ppo, sft
+from tgvlm_jax.schema import Experiment, FpoConfig, GrpoConfig, ImitateConfig, PpoConfig
 from tgvlm_jax.train import optim
 from tgvlm_jax.train.state import TrainState
 
@@ -41,10 +41,12 @@ def gradients(
     frozen = {name: value for name, value in params.items() if name not in trained}
 
     def loss(trained, micro, key):
-        model = blueprint.build(trained | frozen)
-        if not isinstance(experiment.objective, GrpoConfig):  # answers were sampled without
+        whole = trained | frozen
+        model = blueprint.build(whole)
+        if not isinstance(experiment.objective, GrpoConfig | PpoConfig):  # sampled without
             model.drop_out(key)
-        sums = _sums(model, micro, params, experiment)
+        critic = None if blueprint.critic is None else blueprint.build_critic(whole)
+        sums = _sums(model, micro, params, experiment, critic)
         total = sum(
             coefficients[name] * value / jnp.maximum(weights[name], 1.0)
             for name, value in sums.items()
@@ -75,6 +77,8 @@ def terms(experiment: Experiment) -> dict[str, float]:
             return grpo.coefficients(experiment)
         case FpoConfig():
             return fpo.coefficients(experiment)
+        case PpoConfig() | ImitateConfig():
+            return ppo.coefficients(experiment)
     return sft.coefficients(experiment)
 
 
@@ -84,17 +88,25 @@ def _weights(batch: Any, experiment: Experiment) -> dict[str, jax.Array]:
             return grpo.weights(batch, config=config)
         case FpoConfig():
             return fpo.weights(batch)
+        case PpoConfig() | ImitateConfig() as config:
+            return ppo.weights(batch, config=config)
         case config:
             return sft.weights(batch, on_prompt=config.loss_on_prompt)
 
 
 def _sums(
-    model: VideoLanguageModel, batch: Any, params: Params, experiment: Experiment
+    model: VideoLanguageModel,
+    batch: Any,
+    params: Params,
+    experiment: Experiment,
+    critic: Critic | None,
 ) -> dict[str, jax.Array]:
     """The sums of the objective's terms; `params` has what a reference is made of."""
     config = experiment.objective
     if isinstance(config, GrpoConfig):
         return grpo.sums(model, batch, config=config)
+    if isinstance(config, PpoConfig | ImitateConfig):
+        return ppo.sums(model, batch, config=config, critic=critic)
     if not isinstance(config, FpoConfig):
         return sft.sums(model, batch, config=config)
     reference = None
@@ -118,7 +130,7 @@ def _split(x: jax.Array, count: int) -> jax.Array:
 def make_step(
     blueprint: Blueprint, tx: optax.GradientTransformation, experiment: Experiment
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
-    """The jitted step on a Batch, PreferenceBatch or PolicyBatch, as the objective wants it.
+    """The jitted step on the batches that the objective wants.
 
     The old state's memory is reused for the new one. Its metrics are `<term>.sum` and
     `<term>.weight` of every loss term, and `grad_norm`.
@@ -142,7 +154,7 @@ def make_step(
         return new, metrics
 
     config = experiment.objective
-    if not isinstance(config, GrpoConfig):
+    if not isinstance(config, GrpoConfig | PpoConfig):
         return jax.jit(step, donate_argnums=0)
 
     def steps(state: TrainState, batch: Any):
