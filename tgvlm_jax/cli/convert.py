@@ -4,6 +4,8 @@
     $ tgvlm convert --from Qwen2.5-VL-7B-Instruct/ --to runs/qwen --dtype float32
     $ tgvlm convert --from SmolLM2-135M/ --adapter peft/ --to runs/smol           # with LoRA
     $ tgvlm convert --from Llama-3-8B/ --to runs/llama --vocab_size 128264        # rows for <evi>
+    $ tgvlm convert --from SmolLM2.Q4_1.gguf --to runs/smol         # llama.cpp's
+    $ tgvlm convert --from SmolLM2-135M/ --encoder timesformer-k600/ --to runs/start     # ProfVLM
     $ tgvlm convert --from runs/tuned --merge --to tuned-hf/         # adapters folded in
     $ tgvlm convert --from runs/tuned --adapter-to tuned-peft/       # adapters alone
 
@@ -23,13 +25,14 @@ DTYPES = ("bfloat16", "float32")
 def flags(flag_values: absl_flags.FlagValues) -> None:
     """Defines the flags of the verb."""
     string = functools.partial(absl_flags.DEFINE_string, flag_values=flag_values)
-    string("from", None, "<DIR>: in Hugging Face format, or of ours", required=True)
+    string("from", None, "<PATH>: in Hugging Face format, GGUF, or of ours", required=True)
     string("to", None, "<DIR>: must not be there yet")
     absl_flags.DEFINE_enum(
         "dtype", None, DTYPES, "of the weights; without it as they are", flag_values=flag_values
     )
     string("tokenizer", None, "<DIR>: takes the tokenizer from there")
     string("adapter", None, "<DIR>: a PEFT adapter to bring in with the model")
+    string("encoder", None, "<DIR>: a TimeSformer, to see views of takes with")
     string("adapter-to", None, "<DIR>: where to write the adapters, in PEFT format")
     absl_flags.DEFINE_integer(
         "vocab_size", None, "rows for tokens like <evi>, new ones the mean", flag_values=flag_values
@@ -50,7 +53,7 @@ def main(flags: absl_flags.FlagValues) -> None:
     values = flags.flag_values_dict()
     folders = {
         name: Path(values[name]) if values[name] else None
-        for name in ("to", "tokenizer", "adapter", "adapter-to")
+        for name in ("to", "tokenizer", "adapter", "adapter-to", "encoder")
     }
     done = convert_run.convert(
         Path(values["from"]),
@@ -61,5 +64,6 @@ def main(flags: absl_flags.FlagValues) -> None:
         dtype=flags.dtype,
         merge=flags.merge,
         vocab_size=flags.vocab_size,
+        encoder=folders["encoder"],
     )
     print(done)

@@ -1,7 +1,9 @@
 """What `tgvlm convert` does, and the way into checkpoints of ours."""
 
 import dataclasses
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -22,7 +24,7 @@ from tgvlm_jax.schema import Experiment, ModelConfig
 from tgvlm_jax.train import model_folder
 from tgvlm_jax.train.model_folder import HF_FILES
 from tgvlm_jax.types import InputError
-from tgvlm_jax.weights import hf, models, peft
+from tgvlm_jax.weights import encoders, gguf, hf, models, peft
 from tgvlm_jax.weights.published import Published
 
 _CODES = {"bfloat16": "BF16", "float32": "F32"}
@@ -38,11 +40,12 @@ def convert(
     adapter_to: Path | None = None,
     merge: bool = False,
     vocab_size: int | None = None,
+    encoder: Path | None = None,
 ) -> str:
     """Converts a model, in the direction that follows from the source, and says what came of it.
 
     Args:
-        source: a folder in Hugging Face format, or a checkpoint of ours.
+        source: a folder in Hugging Face format, a GGUF file, or a checkpoint of ours.
         to: the new folder; may be missing where only adapters are written.
         dtype: of the weights, "bfloat16" or "float32"; None keeps it.
         tokenizer: folder whose tokenizer files take the place of the source's.
@@ -51,6 +54,7 @@ def convert(
         vocab_size: rows that embeddings and output head grow to on the way in, for tokens that a
             chat adds, such as `<evi>`; each new row is the mean of the others, as in the released
             code of D2VLM.
+        encoder: folder of a TimeSformer, which a language model is given to see with (ProfVLM).
 
     Raises:
         InputError: a folder is missing, damaged or of another kind, the model is unknown or does
@@ -59,18 +63,31 @@ def convert(
     for folder in (to, adapter_to):
         if folder is not None and folder.exists():
             raise InputError(f"{folder}: exists already; name another folder")
-    for folder in (source, tokenizer, adapter):
+    for folder in (None if _is_gguf(source) else source, tokenizer, adapter, encoder):
         if folder is not None and not folder.is_dir():
             raise InputError(f"{folder}: no such folder")
     if (source / "experiment.json").exists():
         if vocab_size is not None:
             raise InputError(f"--vocab_size goes with a Hugging Face model; {source} is ours")
-        if adapter is not None:
-            raise InputError(f"--adapter goes with a Hugging Face model; {source} is one of ours")
+        for name, folder in (("adapter", adapter), ("encoder", encoder)):
+            if folder is not None:
+                raise InputError(f"--{name} goes with a Hugging Face model; {source} is ours")
         if to is None and adapter_to is None:
             raise InputError("--to is missing (see tgvlm convert --help)")
         return write(
             source, to, dtype=dtype, tokenizer=tokenizer, adapter_to=adapter_to, merge=merge
+        )
+    if _is_gguf(source):
+        return _from_gguf(
+            source,
+            to,
+            dtype=dtype,
+            tokenizer=tokenizer,
+            adapter=adapter,
+            adapter_to=adapter_to,
+            merge=merge,
+            vocab_size=vocab_size,
+            encoder=encoder,
         )
     if not (source / "config.json").exists():
         raise InputError(f"{source}: no model there, {_what(source)}")
@@ -87,7 +104,23 @@ def convert(
             f"--vocab_size {rows}: {source} has {model.decoder.vocab_size}, and none is taken away"
         )
     options = {"dtype": dtype, "tokenizer": tokenizer, "adapter": adapter, "merge": merge}
-    return _into(source, to, rows=rows, **options)
+    return _into(source, to, rows=rows, encoder=encoder, **options)
+
+
+def _is_gguf(source: Path) -> bool:
+    return source.suffix == ".gguf" and source.is_file()
+
+
+def _from_gguf(source: Path, to: Path | None, **options: Any) -> str:
+    """By way of a folder in Hugging Face format, which then goes away again."""
+    if to is None:
+        raise InputError("--to is missing (see tgvlm convert --help)")
+    with files.disk_errors(to), tempfile.TemporaryDirectory(dir=to.absolute().parent) as scratch:
+        folder = Path(scratch) / source.stem
+        folder.mkdir()
+        print(f"unpacking {source}", flush=True)
+        gguf.unpack(source, folder)
+        return convert(folder, to=to, **options)
 
 
 def _what(source: Path) -> str:
@@ -108,6 +141,7 @@ def _into(
     adapter: Path | None,
     merge: bool,
     rows: int,
+    encoder: Path | None,
 ) -> str:
     model = models.read(source)
     tensors, found = models.tensors(model), Published(source)
@@ -132,6 +166,9 @@ def _into(
         params = _merged(adapted, params)
         adapted = model
     params, adapted = _grown(adapted, params, rows)
+    if encoder is not None:
+        adapted = encoders.model(adapted, encoder)
+        params |= encoders.load(adapted, encoder)
     print(f"writing {to}", flush=True)
     data = dataclasses.replace(Experiment().data, tokenizer=HF_FILES)
     experiment = Experiment(name=source.resolve().name, model=adapted, data=data)
