@@ -2,6 +2,7 @@
 
 import dataclasses
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,10 @@ def convert(
         InputError: a folder is missing, damaged or of another kind, the model is unknown or does
             not fit its config, a target exists or has no room, or the settings exclude each other.
     """
-    for folder in (to, adapter_to):
-        if folder is not None and folder.exists():
-            raise InputError(f"{folder}: exists already; name another folder")
-    for folder in (None if _is_gguf(source) else source, tokenizer, adapter, encoder):
-        if folder is not None and not folder.is_dir():
-            raise InputError(f"{folder}: no such folder")
+    _check_folders(
+        made=(to, adapter_to),
+        read=(None if _is_gguf(source) else source, tokenizer, adapter, encoder),
+    )
     if (source / "experiment.json").exists():
         if vocab_size is not None:
             raise InputError(f"--vocab_size goes with a Hugging Face model; {source} is ours")
@@ -77,18 +76,21 @@ def convert(
         return write(
             source, to, dtype=dtype, tokenizer=tokenizer, adapter_to=adapter_to, merge=merge
         )
-    if _is_gguf(source):
-        return _from_gguf(
-            source,
-            to,
-            dtype=dtype,
-            tokenizer=tokenizer,
-            adapter=adapter,
-            adapter_to=adapter_to,
-            merge=merge,
-            vocab_size=vocab_size,
-            encoder=encoder,
-        )
+    more = {"adapter": adapter, "adapter_to": adapter_to, "encoder": encoder, "merge": merge}
+    more |= {"dtype": dtype, "tokenizer": tokenizer, "vocab_size": vocab_size}
+    return (_from_gguf if _is_gguf(source) else _from_hf)(source, to, **more)
+
+
+def _from_hf(
+    source: Path,
+    to: Path | None,
+    *,
+    vocab_size: int | None,
+    adapter: Path | None,
+    adapter_to: Path | None,
+    merge: bool,
+    **more: Any,
+) -> str:
     if not (source / "config.json").exists():
         raise InputError(f"{source}: no model there, {_what(source)}")
     if to is None:
@@ -103,8 +105,16 @@ def convert(
         raise InputError(
             f"--vocab_size {rows}: {source} has {model.decoder.vocab_size}, and none is taken away"
         )
-    options = {"dtype": dtype, "tokenizer": tokenizer, "adapter": adapter, "merge": merge}
-    return _into(source, to, rows=rows, encoder=encoder, **options)
+    return _into(source, to, rows=rows, adapter=adapter, merge=merge, **more)
+
+
+def _check_folders(*, made: Sequence[Path | None], read: Sequence[Path | None]) -> None:
+    for folder in made:
+        if folder is not None and folder.exists():
+            raise InputError(f"{folder}: exists already; name another folder")
+    for folder in read:
+        if folder is not None and not folder.is_dir():
+            raise InputError(f"{folder}: no such folder")
 
 
 def _is_gguf(source: Path) -> bool:
@@ -120,7 +130,7 @@ def _from_gguf(source: Path, to: Path | None, **options: Any) -> str:
         folder.mkdir()
         print(f"unpacking {source}", flush=True)
         gguf.unpack(source, folder)
-        return convert(folder, to=to, **options)
+        return _from_hf(folder, to, **options)
 
 
 def _what(source: Path) -> str:
