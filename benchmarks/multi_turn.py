@@ -26,7 +26,6 @@ import numpy as np
 
 from tgvlm_jax.cli import session
 from tgvlm_jax.config import freeze, load
-from tgvlm_jax.data.chat import open_chat
 from tgvlm_jax.data.sources import open_source
 from tgvlm_jax.schema import Experiment, SamplingConfig
 from tgvlm_jax.train import episodes, loop, talks
@@ -50,42 +49,53 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=256, help="held out")
     parser.add_argument("--critic", action="store_true", help="PPO instead of GRPO")
     parser.add_argument("--shared-start", action="store_true", help="one imitation for all seeds")
+    parser.add_argument("--starts", type=Path, nargs=2, help="imitations that are there already")
     options = parser.parse_args()
     session.prepare_jax()
     found: dict[str, dict[str, list]] = {mode: {s: [] for s in STAGES} for mode in MODES}
     curves: dict[str, list] = {mode: [] for mode in MODES}
     for seed in options.seeds:
-        for mode, arg in MODES.items():
-            start = ""
-            for stage in STAGES:
-                learner = ",imitate" if stage == "imitate" else ("" if options.critic else ",grpo")
-                number = options.seeds[0] if options.shared_start and not start else seed
-                name = f"{mode.replace(' ', '_')}-{stage}{number}"
-                print(f"{mode}, {stage}, seed {seed}", flush=True)
-                one = freeze(load(f"{CONFIG}:tiny{learner}{arg}"), Experiment)
-                one = dataclasses.replace(
-                    one,
-                    seed=one.seed + 100 * number + (50 if start else 0),
-                    data=dataclasses.replace(one.data, shards=str(options.shards)),
-                    train=dataclasses.replace(one.train, init_from=start),
-                )
-                folder = options.workdir / name
-                found[mode][stage].append(held_out(one, folder, options.questions))
-                start = str(folder)
+        for number, (mode, arg) in enumerate(MODES.items()):
+            shared = options.seeds[0] if options.shared_start else seed
+            start = options.workdir / f"{mode.replace(' ', '_')}-imitate{shared}"
+            if options.starts:
+                start = options.starts[number]
+            else:
+                train(f"tiny,imitate{arg}", start, seed=shared, options=options)
+            learner = "" if options.critic else ",grpo"
+            folder = options.workdir / f"{mode.replace(' ', '_')}-reward{seed}"
+            train(f"tiny{learner}{arg}", folder, seed=seed, options=options, start=str(start))
+            for stage, made in zip(STAGES, (start, folder), strict=True):
+                found[mode][stage].append(held_out(made, options))
             curves[mode].append(curve(folder))
         write(found, curves, options)
 
 
-def held_out(experiment: Experiment, folder: Path, count: int) -> Figures:
-    """Figures of a run's model on the last third of the film; it is trained if it is not there."""
-    params = loop.train(experiment, folder).params
-    config = experiment.evaluation
-    size, chat = experiment.model.frame_size, open_chat(experiment.data, experiment.model)
+def train(
+    arg: str, folder: Path, *, seed: int, options: argparse.Namespace, start: str = ""
+) -> None:
+    """Runs a stage, unless it has been run."""
+    print(f"{folder}: {arg}", flush=True)
+    one = freeze(load(f"{CONFIG}:{arg}"), Experiment)
+    one = dataclasses.replace(
+        one,
+        seed=one.seed + 100 * seed + (50 if start else 0),
+        data=dataclasses.replace(one.data, shards=str(options.shards)),
+        train=dataclasses.replace(one.train, init_from=start),
+    )
+    loop.train(one, folder)
+
+
+def held_out(folder: Path, options: argparse.Namespace) -> Figures:
+    """Figures of a run's model on the last third of the film."""
+    model = session.open_model(folder)
+    experiment, chat, params = model.experiment, model.chat, model.params
+    config, size = experiment.evaluation, experiment.model.frame_size
     source = open_source(experiment.data, "eval", size=size, seed=config.seed)
     pool, found = experiment.data.frames[0], {}
     for way, sampling in WAYS.items():
         played = []
-        for first in range(0, count, 64):
+        for first in range(0, options.questions, 64):
             played += talks.play(
                 params,
                 [source.sample(i, frames=pool) for i in range(first, first + 64)],
