@@ -13,9 +13,11 @@ from tqdm import tqdm
 
 from tgvlm_jax import files
 from tgvlm_jax.cli import session
+from tgvlm_jax.cli.looking_answers import Conversations
 from tgvlm_jax.data import video
 from tgvlm_jax.data.augment import fit
 from tgvlm_jax.data.chat import EVIDENCE
+from tgvlm_jax.data.frame_pool import frame_pool
 from tgvlm_jax.data.patch_videos import shown_size
 from tgvlm_jax.evaluation.runner import answer
 from tgvlm_jax.evaluation.suite import Question, Suite, answer_line, read_answers
@@ -38,8 +40,10 @@ class Asked:
     config: ConfigDict | None
 
 
-def answer_all(suite: Suite, asked: Asked, path: Path) -> None:
+def answer_all(suite: Suite, asked: Asked, path: Path) -> str | None:
     """Adds the answers that `path` does not have yet, one batch after the other.
+
+    Gives the name of the scoring that goes with how the model answers, None for the default.
 
     A question whose video cannot be read gets none, but a line in skipped.jsonl; the next run tries
     it again.
@@ -65,8 +69,9 @@ def answer_all(suite: Suite, asked: Asked, path: Path) -> None:
     skipped: list[str] = []
     size = model.experiment.evaluation.batch_size
     batches = list(_batches(left, size))
+    looks = Conversations(model, path.parent) if model.experiment.data.turns else None
     for batch in tqdm(batches, desc="answering", unit="batch", leave=False, disable=None):
-        lines += _answer_batch(batch, model, asked.videos, skipped)
+        lines += _answer_batch(batch, model, looks, asked.videos, skipped)
         if len(skipped) == len(left) and not known:
             raise InputError(f"no video of {suite.title} could be read; the first: {skipped[0]}")
         files.write_text(path, "\n".join(lines) + "\n")
@@ -74,6 +79,7 @@ def answer_all(suite: Suite, asked: Asked, path: Path) -> None:
     if skipped:
         files.write_text(path.with_name(SKIPPED), "\n".join(skipped) + "\n")
         print(f"{len(skipped)} questions left unanswered, see {path.with_name(SKIPPED)}\n")
+    return "videomtr" if looks is not None and "videomtr" in suite.scorings else None
 
 
 def check_author(path: Path, checkpoint: Path) -> None:
@@ -98,7 +104,11 @@ def _batches(questions: Sequence[Question], size: int) -> Iterator[list[Question
 
 
 def _answer_batch(
-    batch: Sequence[Question], model: session.Model, videos: Path, skipped: list[str]
+    batch: Sequence[Question],
+    model: session.Model,
+    looks: Conversations | None,
+    videos: Path,
+    skipped: list[str],
 ) -> list[str]:
     """Lines of the answers file; what cannot be asked is added to `skipped`."""
     samples: dict[str, Sample] = {}
@@ -107,6 +117,10 @@ def _answer_batch(
             samples[question.name] = _sample(question, videos, model.experiment)
         except InputError as error:
             skipped.append(json.dumps({"question": question.name, "reason": str(error)}))
+    asked = [question for question in batch if question.name in samples]
+    if looks is not None:
+        pairs = zip(asked, looks.answer(samples), strict=True)
+        return [answer_line(question, text) for question, text in pairs]
     instructed = bool(model.experiment.data.instruction)
     found = answer(
         model.params,
@@ -115,7 +129,6 @@ def _answer_batch(
         chat=model.chat,
         sampling=_CHOICE if batch[0].choice and not instructed else GREEDY,
     )
-    asked = [question for question in batch if question.name in samples]
     pairs = zip(asked, found, strict=True)
     return [answer_line(question, written(one.raw, one.mentions)) for question, one in pairs]
 
@@ -138,20 +151,25 @@ def _sample(question: Question, videos: Path, experiment: Experiment) -> Sample:
             f"{len(question.sources)} intervals in the question, but data.max_sources="
             f"{data.max_sources}"
         )
-    path, bounds = videos / question.video, question.bounds
-    frames = _decoded(path, data, experiment.model, bounds)
+    path, bounds, turns = videos / question.video, question.bounds, data.turns
+    rate = data.fps if turns is None else turns.rate
+    frames = _decoded(path, data, experiment.model, bounds, rate)
     duration = min(bounds[1], frames.info.duration) if bounds else frames.info.duration
     if question.sources and (latest := max(start for start, _ in question.sources)) > duration:
         raise InputError(f"asks about {latest:g} s, but {path} has {duration:g} s")
     count, most = len(frames.seconds), max(data.frames)
     chosen = np.arange(count)
-    if count > most:
+    if turns is not None:
+        pool = turns.pool - turns.pool % 2
+        chosen = frame_pool(count, turns.rate, most=pool, rate=turns.rate).frames
+    elif count > most:
         chosen = np.linspace(0, count - 1, most).round().astype(np.int64)
+    own_words = question.plain and (data.instruction or turns is not None)
     return Sample(
         frames=fit(frames.pixels[chosen], experiment.model.frame_size, config=data),
         seconds=frames.seconds[chosen],
         duration=duration,
-        question=question.plain if data.instruction and question.plain else question.text,
+        question=question.plain if own_words else question.text,
         answer="",
         spans=np.zeros((0, 2)),
         video=question.video,
@@ -162,12 +180,16 @@ def _sample(question: Question, videos: Path, experiment: Experiment) -> Sample:
 
 @functools.lru_cache(maxsize=1)
 def _decoded(
-    path: Path, data: DataConfig, model: ModelConfig, bounds: tuple[float, float] | None
+    path: Path,
+    data: DataConfig,
+    model: ModelConfig,
+    bounds: tuple[float, float] | None,
+    rate: float,
 ) -> VideoFrames:
-    """All frames at a rate, their shorter side no smaller than the model's frames."""
+    """All frames at a rate (a second), their shorter side no smaller than the model's frames."""
     info = video.probe(path)
     size = shown_size(info.height, info.width, model=model, config=data)
     scale = max(size[0] / info.height, size[1] / info.width)
     start, end = bounds or (0.0, None)
     height = max(1, round(info.height * scale))
-    return video.distinct(video.decode(path, fps=data.fps, height=height, start=start, end=end))
+    return video.distinct(video.decode(path, fps=rate, height=height, start=start, end=end))

@@ -42,7 +42,8 @@ def run(
     files.make_folder(out)
     source = answers or out / ANSWERS
     if model is not None:
-        answer_all(suite, model, source)
+        fitting = answer_all(suite, model, source)
+        scoring = scoring or fitting
     found = _score(suite, source, scoring)
     print(found.text())
     about = f"{source}, scored against {', '.join(map(str, annotations)) or source}."
