@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from tests.cli import hf_folders
 from tests.cli.hf_folders import TABLE, TWINS, assert_same_bits, read
 from tgvlm_jax.models import lora, parameters
-from tgvlm_jax.schema import Experiment
+from tgvlm_jax.schema import CriticConfig, Experiment
 from tgvlm_jax.train import checkpoint, model_folder
 from tgvlm_jax.types import Prompt
 from tgvlm_jax.weights import hf_config
@@ -259,6 +259,18 @@ def test_adapters_keep_their_float32_beside_bfloat16_weights(converts, ours, tmp
         assert value.dtype == (F32 if lora.is_adapter(path) else BF16), path
     converts("--from", tmp_path / "ours", "--adapter-to", tmp_path / "out")
     assert_same_bits(read(tmp_path / "out"), read(tmp_path / "peft"))
+
+
+def test_a_critic_stays_behind(ours, converts, tmp_path):
+    model = checkpoint.load_experiment(ours).model
+    judged = dataclasses.replace(model, critic=CriticConfig())
+    params, fresh = restored(ours), parameters.init(judged, jax.random.key(0))
+    params |= {name: x for name, x in fresh.items() if parameters.is_critic(name)}
+    beside = {path.name: path for path in (ours / "hf").iterdir()}
+    model_folder.save(tmp_path / "run", Experiment(model=judged), params, beside=beside)
+    converts("--from", tmp_path / "run", "--to", tmp_path / "out")
+    converts("--from", ours, "--to", tmp_path / "plain")
+    assert_same_bits(read(tmp_path / "out"), read(tmp_path / "plain"))
 
 
 # ------------------------------------------------------------------------------ inspect

@@ -57,7 +57,7 @@ def write(
     """
     model = checkpoint.load_experiment(source).model
     model = dataclasses.replace(model, param_dtype=dtype or model.param_dtype)
-    base = dataclasses.replace(model, lora=())
+    base = dataclasses.replace(model, lora=(), critic=None)
     _check_adapters(source, model, adapter_to, merge)
     try:
         if not isinstance(base.tower, FrameEncoderConfig):  # whose config.json came with it
@@ -66,7 +66,9 @@ def write(
         raise InputError(f"{source}: {error}") from error
     tensors = models.tensors(base)
     with contextlib.closing(checkpoint.Checkpoints(source, read_only=True)) as store:
-        params = _lazily(store, model, merge=merge)
+        every = _lazily(store, model, merge=merge)
+        # A critic has no Hugging Face form, and is of no use there.
+        params = {name: one for name, one in every.items() if not parameters.is_critic(name)}
         weights, adapters = lora.without(params), {}
         if to is not None:
             print(f"writing {to}", flush=True)
