@@ -63,3 +63,19 @@ def test_what_cannot_be_shown(fails, annotations):
         "inspect --annotations {f} --record 7", f=path
     )
     assert "no JSON" in fails("inspect --annotations {film}")
+
+
+def test_records_of_videop2r_say_no_length(tgvlm, annotations):
+    record = {
+        "problem": "What colour?",
+        "options": ["A. red", "B. blue"],
+        "solution": "<answer>B</answer>",
+        "path": "car.mp4",
+        "problem_type": "multiple choice",
+        "output": "<observation>x</observation><think>B.</think><answer>B</answer>",
+    }
+    said = tgvlm("inspect", "--annotations", annotations(record))
+    assert said.status == 0, said.err
+    assert "multiple choice, car.mp4, unknown length" in said.out
+    assert "<observation>x</observation>" in said.out
+    assert "nan" not in said.out

@@ -61,10 +61,11 @@ def _table(path: Path, found: Annotations, usable: list[Annotation], bad: Mappin
     """Counts by task, then what was left out."""
     total = len(found.kept) + len(found.rejected) + sum(found.filtered.values())
     lines = [f"{path}: {total} records, {len(usable)} to train on"]
+    wide = max([8, *(len(one.task) + 1 for one in usable)])
     if usable:
         lines += [
             "",
-            f"{'task':<8}{'records':>9}{'videos':>9}{'spans':>8}{'asked':>8}{'seconds':>9}",
+            f"{'task':<{wide}}{'records':>9}{'videos':>9}{'spans':>8}{'asked':>8}{'seconds':>9}",
         ]
     tasks: dict[str, list[Annotation]] = collections.defaultdict(list)
     for one in usable:
@@ -74,7 +75,8 @@ def _table(path: Path, found: Annotations, usable: list[Annotation], bad: Mappin
             np.mean([len(getattr(one, key)) for one in ones]) for key in ("spans", "sources")
         )
         videos, seconds = len({one.video for one in ones}), np.mean([one.duration for one in ones])
-        lines.append(f"{task:<8}{len(ones):>9}{videos:>9}{spans:>8.1f}{asked:>8.1f}{seconds:>9.1f}")
+        about = f"{task:<{wide}}{len(ones):>9}{videos:>9}{spans:>8.1f}{asked:>8.1f}"
+        lines.append(about + ("" if np.isnan(seconds) else f"{seconds:>9.1f}"))
     lines += [""] if found.filtered or bad else []
     lines += [f"left out, {reason}: {count}" for reason, count in found.filtered.items()]
     lines += [f"left out, bad: {len(bad)}"] if bad else []
@@ -94,8 +96,9 @@ def rendered(one: Annotation, *, chat: Chat, data: DataConfig, alpha: float) -> 
     prompt = chat.tokenizer.decode(encoded.prompt.tolist(), skip_special_tokens=False)
     prompt = prompt.replace(FRAME * frames, f"{FRAME} x {frames}")
     answer = chat.tokenizer.decode(encoded.response.tolist(), skip_special_tokens=False)
+    lasts = "unknown length" if np.isnan(one.duration) else f"{one.duration:g} s"
     lines = [
-        f"{one.where}: {one.task}, {one.video}, {one.duration:g} s",
+        f"{one.where}: {one.task}, {one.video}, {lasts}",
         f"prompt, {len(encoded.prompt)} tokens, not learned:",
         _indented(prompt),
         f"answer, {len(encoded.response)} tokens, all learned:",
@@ -118,15 +121,16 @@ def rendered(one: Annotation, *, chat: Chat, data: DataConfig, alpha: float) -> 
 
 
 def _sample(one: Annotation, data: DataConfig) -> Sample:
-    """The record with frames at the wanted rate, without pixels."""
-    seconds = np.arange(0.0, one.duration, 1 / data.fps)
+    """The record with frames at the wanted rate, without pixels; as many as fit if unknown."""
+    lasts = max(data.frames) / data.fps if np.isnan(one.duration) else one.duration
+    seconds = np.arange(0.0, lasts, 1 / data.fps)
     most = max(data.frames) if len(data.frames) > 1 else len(seconds)
     if len(seconds) > most:
         seconds = seconds[np.linspace(0, len(seconds) - 1, most).round().astype(int)]
     return Sample(
         frames=np.zeros((len(seconds), 0, 0, 3), np.uint8),
         seconds=seconds,
-        duration=one.duration,
+        duration=lasts,
         question=one.question,
         answer=one.answer,
         spans=one.spans,
