@@ -49,3 +49,11 @@ def test_conversations_show_the_frames_that_were_looked_at(tmp_path):
     assert "format +0.10" in text
     assert "Reward 1.700" in text
     assert "look where it matters" in text
+
+
+def test_segments_have_charts(tmp_path):
+    metrics = [{"step": i, "perception_accuracy": i / 10, "mismatch": 0.0} for i in range(1, 5)]
+    write_rollouts(tmp_path / "x.html", [GROUP], metrics=metrics, title="x")
+    text = (tmp_path / "x.html").read_text()
+    assert "Accuracy of perception" in text
+    assert text.count("<svg") == 2

@@ -18,6 +18,11 @@ _CHARTS = (
     Chart(title="Right answers", key="accuracy"),
     Chart(title="Turns that look where it matters", key="right_looks"),
     Chart(title="Turns of a conversation", key="turns"),
+    # Of answers in segments (VideoP2R); a chart of what was not logged is not drawn.
+    Chart(title="Accuracy of perception", key="perception_accuracy"),
+    Chart(title="Accuracy of reasoning", key="reasoning_accuracy"),
+    Chart(title="Groups that teach nothing", key="silent_groups"),
+    Chart(title="Answers against their thoughts", key="mismatch"),
 )
 _STYLE = """<style>
 .looked { display: flex; flex-wrap: wrap; gap: 4px; margin: 6px 0; }
