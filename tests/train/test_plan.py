@@ -24,6 +24,7 @@ from tgvlm_jax.schema import (
 )
 from tgvlm_jax.train import abstract, optim, plan, state
 from tgvlm_jax.train.step import make_step
+from tgvlm_jax.types import Views
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent.parent / "configs"
 SIZES = abstract.Sizes(frames=8, question=20, answer=20)
@@ -34,6 +35,9 @@ def real(experiment):
     chat, config = open_chat(experiment.data, experiment.model), experiment.data
     pixels = np.zeros((8, *(experiment.model.frame_size or (24, 32)), 3), np.uint8)
     made = [dataclasses.replace(sample(frames=8), frames=pixels, question="When? " * 8)] * 2
+    if takes := experiment.data.takes:
+        shown = Views(clips=np.stack([pixels] * len(takes.views)), mask=np.ones(3, bool))
+        made = [dataclasses.replace(one, views=shown) for one in made]
     if isinstance(experiment.objective, FpoConfig):
         return collate_pairs(made, made, chat=chat, config=config)
     encoded = [chat.encode(one) for one in made]
@@ -45,6 +49,7 @@ PLANNED = (
     "d2vlm_fpo.py:tiny",
     "tiny.py:frames=8",
     "videossr_grpo.py:tiny,sft",
+    "profvlm_sft.py:tiny",
 )
 
 

@@ -56,6 +56,8 @@ def run(
         )
     files.make_folder(out.parent)
     model = session.open_model(checkpoint)
+    if model.experiment.data.takes:
+        raise InputError(f"{checkpoint}: sees several views of a take; ask it by tgvlm eval")
     fps = _fps(model.experiment, stop - start)
     tall = max(1.0, info.height / info.width)  # the short side is to have enough
     seen = shown_size(

@@ -20,6 +20,7 @@ from tgvlm_jax.schema import (
     FrameEncoderConfig,
     GrpoConfig,
     QwenVisionConfig,
+    TimesformerConfig,
 )
 from tgvlm_jax.train import optim
 from tgvlm_jax.types import (
@@ -32,6 +33,8 @@ from tgvlm_jax.types import (
     Response,
     Sources,
     Text,
+    ViewFeatures,
+    Views,
 )
 
 
@@ -82,6 +85,8 @@ def _prompt(experiment: Experiment, sizes: Sizes, array: _Array) -> Prompt:
     data, tower = experiment.data, experiment.model.tower
     if isinstance(tower, QwenVisionConfig):
         return _patches(tower, data, sizes, array)
+    if isinstance(tower, TimesformerConfig):
+        return _views(tower, data, sizes, array)
     text = None
     if isinstance(tower, FrameEncoderConfig) and tower.compressor.qformer.vocab_size:
         asked = round_up(min(sizes.question, data.question_tokens), data.question_bucket)
@@ -121,6 +126,25 @@ def _patches(tower: QwenVisionConfig, data: DataConfig, sizes: Sizes, array: _Ar
         length=array(jnp.int32),
         positions=array(jnp.int32, 3, bucket.length),
         offset=array(jnp.int32),
+    )
+
+
+def _views(tower: TimesformerConfig, data: DataConfig, sizes: Sizes, array: _Array) -> Prompt:
+    """A clip of every view, or the vector that was kept of it, in one slot."""
+    if data.takes is None:
+        raise InputError("data.takes is none: a model of views needs to know how many there are")
+    views, prompt = len(data.takes.views), round_up(1 + sizes.question, data.prompt_bucket)
+    mask = array(jnp.bool_, views)
+    if data.takes.features:
+        visual = ViewFeatures(vectors=array(jnp.float32, views, tower.width), mask=mask)
+    else:
+        size = (sizes.frames, tower.image, tower.image, 3)
+        visual = Views(clips=array(jnp.uint8, views, *size), mask=mask)
+    return Prompt(
+        visual=visual,
+        tokens=array(jnp.int32, prompt),
+        visual_index=array(jnp.int32, prompt),
+        length=array(jnp.int32),
     )
 
 
