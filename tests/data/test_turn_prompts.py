@@ -15,7 +15,7 @@ from tgvlm_jax.data.hidden_marks import OPTIONS, HiddenMarks
 from tgvlm_jax.data.looking import LookedInto
 from tgvlm_jax.data.shards import open_shards, write_shards
 from tgvlm_jax.data.turn_prompts import TurnPrompts
-from tgvlm_jax.schema import DataConfig, DecoderConfig, ModelConfig, TurnsConfig
+from tgvlm_jax.schema import DataConfig, ModelConfig, TurnsConfig
 from tgvlm_jax.types import InputError
 
 TURNS = TurnsConfig(first=3, each=2, turns=3, tokens=48, pool=8, rate=2.0)
@@ -32,7 +32,7 @@ DATA = DataConfig(
 )
 VIT = ModelConfig(
     tower=tiny.CONFIG.tower,
-    decoder=DecoderConfig(vocab_size=520),
+    decoder=dataclasses.replace(tiny.CONFIG.decoder, vocab_size=520),
     evidence=None,
     two_way_frames=False,
 )
