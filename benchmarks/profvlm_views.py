@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/profvlm_views"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--encoder_steps", type=int, default=200, help="of the first run")
-    parser.add_argument("--steps", type=int, default=120, help="of each model that is compared")
+    parser.add_argument("--steps", type=int, default=240, help="of each model that is compared")
     options = parser.parse_args()
     session.prepare_jax()
     prepare(options.takes)
@@ -110,7 +110,7 @@ def kept(one: Experiment, options: argparse.Namespace, start: Path) -> Experimen
         one,
         data=data,
         train=dataclasses.replace(one.train, init_from=str(start), steps=options.steps),
-        evaluation=dataclasses.replace(one.evaluation, max_tokens=16),
+        evaluation=dataclasses.replace(one.evaluation, max_tokens=32),
     )
 
 
