@@ -149,9 +149,9 @@ class Block(nnx.Module):
             return
         q, k, v = (one.weight[...] for one in heads)
         qkv = jnp.concatenate((q, k[:, :, None], v[:, :, None]), axis=2)
-        biases = None
-        if self.q.bias is not None:
-            q, k, v = (one.bias[...] for one in heads)
+        added, biases = [one.bias[...] for one in heads if one.bias is not None], None
+        if added:
+            q, k, v = added
             biases = jnp.concatenate((q, k[:, None], v[:, None]), axis=1)
         gate_up = jnp.stack([one.weight[...] for one in wide], axis=1)
         self.qkv = self.q.like(qkv, biases, **_QKV)
