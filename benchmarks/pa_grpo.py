@@ -135,9 +135,7 @@ def true_trace(one: dict) -> str:
 # ------------------------------------------------------------------------------------ stages
 
 
-def experiment(
-    data: Path, annotations: Path, *, seed: int, steps: int, batch: int = 16
-) -> Experiment:
+def experiment(data: Path, annotations: Path, *, seed: int, steps: int) -> Experiment:
     """Supervised; model and optimiser are those of configs/tiny.py:pretext."""
     one = freeze(load(f"{CONFIG}:pretext,frames={FRAMES}"), Experiment)
     changed = dataclasses.replace(
@@ -151,7 +149,6 @@ def experiment(
         min_seconds=0.0,
         strides=(1,),
         prompt_bucket=64,
-        batch_size=batch,
     )
     return dataclasses.replace(
         one,
@@ -184,7 +181,7 @@ def rewarded(one: Experiment, annotations: Path, start: Path, *, way: str, steps
         objective=objective,
         data=dataclasses.replace(one.data, annotations=str(annotations), batch_size=PROMPTS),
         optim=dataclasses.replace(
-            one.optim, name="adamw", lr=3e-4, weight_decay=0.0, warmup_steps=2
+            one.optim, name="adamw", lr=5e-5, weight_decay=0.0, warmup_steps=2
         ),
         train=dataclasses.replace(one.train, steps=steps, init_from=str(start), log_every=10),
     )
@@ -303,12 +300,14 @@ def write(found: dict, facts: dict[str, str]) -> None:
     def spread(values: list[float]) -> str:
         return f"{np.mean(values):.3f} ± {np.std(values):.3f}"
 
+    runs = found["seeds"]
+    about = f"mean ± standard deviation over {len(runs)} seeds; both ways from the same SFT"
+    facts = facts | {"figures": about}
     lines = ["# Process-aware rewards beside plain GRPO", ""]
     lines += [f"- {key}: {value}" for key, value in facts.items()]
     lines += ["", "While training, first and last half of the steps:", ""]
     heads = [f"{way}, {part}" for way in WAYS for part in ("first", "last")]
     lines += [f"| per step | {' | '.join(heads)} |", "| --- |" + " ---: |" * 4]
-    runs = found["seeds"]
     for name in runs[0]["PA-GRPO"]["curve"]:
         cells = [
             spread([one[way]["curve"][name][part] for one in runs])
@@ -383,8 +382,8 @@ def main() -> None:
     parser.add_argument("--told", type=int, default=300, help="clips whose traces are given")
     parser.add_argument("--teacher_steps", type=int, default=110)
     parser.add_argument("--judge_steps", type=int, default=200)
-    parser.add_argument("--sft_steps", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=20, help="of each kind of GRPO")
+    parser.add_argument("--sft_steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=30, help="of each kind of GRPO")
     options = parser.parse_args()
     session.prepare_jax()
     data = options.workdir
@@ -400,13 +399,12 @@ def main() -> None:
         f"{ANSWERS} answers",
         "judges": f"of traces a local model, which says on {found['judge_agreement']:.1%} of fresh "
         "cases what the answer's words say; of rewards those words",
-        "figures": f"mean ± standard deviation over seeds {options.seeds}; both from the same SFT",
         "held out": f"{options.asked} questions",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, in use by others",
     }
     for seed in options.seeds:
         traces, row = data / "cot" / "cot.json.gz", {}
-        one = experiment(data, traces, seed=seed, steps=options.sft_steps, batch=8)
+        one = experiment(data, traces, seed=seed, steps=options.sft_steps)
         params = loop.train(one, data / f"sft{seed}").params
         row["SFT"] = {"held_out": held_out(one, params, asked)}
         for way in WAYS:
