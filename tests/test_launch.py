@@ -206,9 +206,10 @@ class Cloud:
 
     def preempt(self):
         """The machines go without a word."""
-        os.killpg(self.pid, signal.SIGKILL)
-        shutil.rmtree(self.vm, ignore_errors=True)
         (self.folder / "state").write_text("SUSPENDED")
+        gone = self.vm.rename(self.folder / "gone")  # before the job: nobody may see how it ends
+        os.killpg(self.pid, signal.SIGKILL)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def commands(self, kind):
         lines = (self.folder / "commands").read_text().splitlines()
@@ -252,8 +253,8 @@ def test_machines_that_do_not_answer_are_replaced(cloud):
     cloud.lives("wait", "0")
     process = cloud.follow("--bucket", "b", workdir="bucket/runs/x")
     cloud.wait_for_life(1)
+    cloud.vm.rename(cloud.folder / "unplugged")  # first: nobody may see how the job ends
     os.killpg(cloud.pid, signal.SIGKILL)
-    cloud.vm.rename(cloud.folder / "unplugged")
     _, said = process.communicate(timeout=20)
     assert process.returncode == 0, said
     assert "its machines do not answer; asking for others" in said

@@ -132,7 +132,7 @@ def test_a_second_run_starts_from_the_defaults(verb):
     ("words", "message"),
     [
         (["trian"], "unknown verb 'trian'; did you mean 'train'?"),
-        (["xyz"], "unknown verb 'xyz'; known: demo, shard, games, train, eval, ask"),
+        (["xyz"], "unknown verb 'xyz'; known: demo, shard, games, features, train"),
         (["probe", "--stpes=3"], "unknown flag --stpes; did you mean '--steps'?"),
         (["probe", "--steps=x"], "flag --steps=x: invalid literal for int()"),
         (["probe", "--steps=0"], "flag --steps=0: 0 is not a positive integer"),

@@ -247,6 +247,10 @@ RENDERED = {
         "\nWhy? <|im_end|> \n <|im_start|> assistant\n"
     ),
     "qwen3": "<|im_start|> user\n V \nWhy? <|im_end|> \n <|im_start|> assistant\n",
+    "smollm2": (  # of SmolLM2-Instruct's own tokenizer
+        "<|im_start|> system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face "
+        "<|im_end|> \n <|im_start|> user\n V \nWhy? <|im_end|> \n <|im_start|> assistant\n"
+    ),
     "gemma2": ("<bos> <start_of_turn> user\n V \nWhy? <end_of_turn> \n <start_of_turn> model\n"),
 }
 

@@ -51,21 +51,24 @@ class Endpoint:
         with self.lock:
             self.seen.append((prompt, body, dict(handler.headers), handler.path))
             turn = sum(one[0] == prompt for one in self.seen) - 1
+        script = prompt.split() if isinstance(prompt, str) else ["ok"]
+        with contextlib.suppress(OSError):
+            self.act(handler, script[min(turn, len(script) - 1)])
+
+    def think(self, seconds):
+        """Before a byte of the reply is sent: requests that are here together overlap."""
+        with self.lock:
             self.open += 1
             self.most = max(self.most, self.open)
-        script = prompt.split() if isinstance(prompt, str) else ["ok"]
-        try:
-            with contextlib.suppress(OSError):
-                self.act(handler, script[min(turn, len(script) - 1)])
-        finally:
-            with self.lock:
-                self.open -= 1
+        time.sleep(seconds)
+        with self.lock:
+            self.open -= 1
 
     def act(self, handler, what):
         close = what in ("die", "dies_late", "drip", "stall", "chunks")
         handler.close_connection = close
         if what in ("stall", "slow"):
-            time.sleep(1.0 if what == "stall" else 0.05)
+            self.think(1.0 if what == "stall" else 0.05)
         if what == "die":
             return
         if what.isdigit():
