@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tgvlm_jax.data import annotations, cot, process_records
+from tgvlm_jax.data import annotations, cot, record_files
 from tgvlm_jax.data.cot import Settings, Trace
 from tgvlm_jax.judges import judge
 from tgvlm_jax.judges.judge import Verdict
@@ -91,7 +91,7 @@ def test_every_record_is_kept_or_dropped_with_its_reason(tmp_path):
     assert counts.dropped == wanted
     assert (counts.kept, counts.undecided) == (4, 0)
     assert counts.kept + sum(counts.dropped.values()) == counts.records == len(RECORDS)
-    kept = process_records.read(tmp_path / "cot.part*of2.json.gz")
+    kept = record_files.read(tmp_path / "cot.part*of2.json.gz")
     assert [one["problem_id"] for one in kept] == [0, 6, 7, 10]
     assert kept[0]["observation"] == "The car is blue."
     assert (kept[0]["process"], kept[0]["answer"]) == ("So B.", "B")

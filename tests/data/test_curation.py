@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tgvlm_jax.data import curation, looking
+from tgvlm_jax.data import curation, looking, record_files
 from tgvlm_jax.types import InputError
 
 HEADER = "video_id,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4\n"
@@ -110,7 +110,7 @@ def test_the_command_writes_what_the_source_reads(nextgqa, tmp_path, capsys):
         ]
     )
     assert "NExT-GQA: 1 kept" in capsys.readouterr().out
-    records = looking.load(out)
+    records = record_files.read(out)
     read = [looking.parse(one, where=str(i)) for i, one in enumerate(records)]
     assert [one.answer for one in read] == ["B", "C"]
     assert [one.source for one in read] == ["NExT-GQA", "QVHighlights"]

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from tgvlm_jax.data import annotations, process_prompt, process_records
+from tgvlm_jax.data import annotations, process_prompt, process_records, record_files
 from tgvlm_jax.types import InputError
 
 RECORD = {
@@ -57,19 +57,19 @@ def test_a_bad_record_is_named(changes, reason):
 
 def test_parts_go_out_and_come_in_again(tmp_path):
     records = [RECORD | {"problem_id": n, "problem": f"Früher? {n}"} for n in range(5)]
-    process_records.write(tmp_path, "set", records=records, parts=3)
+    record_files.write(tmp_path, "set", records=records, parts=3)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [f"set.part{n}of3.json.gz" for n in (1, 2, 3)]
-    assert process_records.read(tmp_path / "set.part*of3.json.gz") == records
+    assert record_files.read(tmp_path / "set.part*of3.json.gz") == records
     before = [(tmp_path / name).read_bytes() for name in names]
-    process_records.write(tmp_path, "set", records=records, parts=3)
+    record_files.write(tmp_path, "set", records=records, parts=3)
     assert [(tmp_path / name).read_bytes() for name in names] == before
     assert json.loads(gzip.decompress(before[0])) == records[:2]
     with pytest.raises(InputError, match="no such file"):
-        process_records.read(tmp_path / "other.part*.json.gz")
+        record_files.read(tmp_path / "other.part*.json.gz")
     (tmp_path / "cut.json.gz").write_bytes(before[0][:-20])
     with pytest.raises(InputError, match=r"cut\.json\.gz: cannot be read"):
-        process_records.read(tmp_path / "cut.json.gz")
+        record_files.read(tmp_path / "cut.json.gz")
 
 
 def test_annotations_take_them(tmp_path):

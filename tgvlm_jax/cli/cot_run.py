@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tgvlm_jax.cli import session
-from tgvlm_jax.data import cot, process_records
+from tgvlm_jax.data import cot, record_files
 from tgvlm_jax.data.annotated import Videos
 from tgvlm_jax.data.augment import fit
 from tgvlm_jax.data.cot import Counts, Trace, Write
@@ -71,7 +71,7 @@ def run(options: Options) -> Counts:
     """
     if bool(options.checkpoint) == bool(options.url):
         raise InputError("who writes? give --checkpoint, or --url with --model")
-    records = process_records.read(Path(options.records))
+    records = record_files.read(Path(options.records))
     shards = open_shards(options.shards)
     settings = cot.Settings(
         name=options.name,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from tgvlm_jax.data import process_records
+from tgvlm_jax.data import process_records, record_files
 from tgvlm_jax.data.process_records import ProcessRecord
 from tgvlm_jax.types import InputError
 
@@ -99,7 +99,7 @@ def load(path: Path, *, filters: Filters = RELEASED) -> Annotations:
     """
     kept, rejected = [], []
     filtered: collections.Counter[str] = collections.Counter()
-    for number, record in enumerate(process_records.read(path)):
+    for number, record in enumerate(record_files.read(path)):
         where = f"{path.name}, record {number}"
         try:
             found = parse(record, where=where)

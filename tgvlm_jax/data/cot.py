@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from tgvlm_jax import files
-from tgvlm_jax.data import process_records
+from tgvlm_jax.data import process_records, record_files
 from tgvlm_jax.data.process_records import ProcessRecord
 from tgvlm_jax.judges.judge import Case, Judge
 from tgvlm_jax.rewards import answers, videop2r
@@ -284,7 +284,7 @@ class _Job:
             else:
                 kept.append(_finished(record, self.traces.found[n]["text"]))
         settings = self.settings
-        process_records.write(self.folder, settings.name, records=kept, parts=settings.parts)
+        record_files.write(self.folder, settings.name, records=kept, parts=settings.parts)
         lines = "".join(json.dumps(one) + "\n" for one in lost)
         files.write_text(self.folder / "dropped.jsonl", lines)
         report = dataclasses.asdict(self.counts()) | {"threshold": settings.threshold}

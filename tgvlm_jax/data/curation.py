@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 
 from tgvlm_jax import files
-from tgvlm_jax.data.looking import enough, load
+from tgvlm_jax.data import record_files
+from tgvlm_jax.data.looking import enough
 from tgvlm_jax.types import InputError
 
 _LETTERS = "ABCDEFGH"
@@ -61,12 +62,12 @@ def nextgqa(folder: Path) -> Iterator[dict[str, Any]]:
     """
     found = False
     paths = folder / "map_vid_vidorID.json"
-    names = _json(paths) if paths.exists() else {}
+    names = record_files.read_json(paths) if paths.exists() else {}
     for split in _SPLITS:
         table, spans = folder / f"{split}.csv", folder / f"gsub_{split}.json"
         if not table.exists():
             continue
-        found, located = True, _json(spans)
+        found, located = True, record_files.read_json(spans)
         with files.disk_errors(table), table.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 yield _choice(row, located, names, where=str(table))
@@ -106,7 +107,7 @@ def highlights(path: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: the file cannot be read, or lacks a key.
     """
-    found = load(path)
+    found = record_files.read(path)
     for number, one in enumerate(found):
         missing = {"qid", "query", "duration", "vid", "relevant_windows"} - set(one)
         if missing:
@@ -207,15 +208,6 @@ def _windows(values: Any) -> np.ndarray:
     return np.asarray(values, np.float64).reshape(-1, 2)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise InputError(f"{path}: no JSON ({error}); fetch it again") from error
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the set, or what to ask a language model, and says what was left out."""
     parser = argparse.ArgumentParser(description="The training set of Video-MTR.")
@@ -237,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.nextgqa:
         sources["NExT-GQA"] = nextgqa(options.nextgqa)
     if options.written:
-        sources["QVHighlights"] = written(sentences, load(options.written))
+        sources["QVHighlights"] = written(sentences, record_files.read(options.written))
     records = []
     for name, source in sources.items():
         found = curate(source)

@@ -8,7 +8,6 @@ file fits one size of pool only, and is not read.
 """
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from tgvlm_jax.data import record_files
 from tgvlm_jax.data.annotated import Skipped
 from tgvlm_jax.data.augment import fit
 from tgvlm_jax.data.frame_pool import frame_pool
@@ -97,25 +97,6 @@ def _windows(values: Any, where: str) -> Float64[np.ndarray, "s 2"]:
     return found
 
 
-def load(path: Path) -> list[Any]:
-    """The records of a JSON list or of JSON lines.
-
-    Raises:
-        InputError: no such file, or no JSON.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        lines = path.suffix == ".jsonl"
-        found = [json.loads(x) for x in text.splitlines() if x] if lines else json.loads(text)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise InputError(f"{path}: no JSON ({error}); fetch it again") from error
-    if not isinstance(found, list):
-        raise InputError(f"{path}: holds a {type(found).__name__}, not a list of records")
-    return found
-
-
 class LookedInto:
     """Samples from one file; what is wrong is left out and written down.
 
@@ -143,7 +124,7 @@ class LookedInto:
         self.path = Path(getattr(config, key))
         self.skipped, self.records = Skipped(), []
         self._ids = set(shards.video_ids)
-        for number, record in enumerate(load(self.path)):
+        for number, record in enumerate(record_files.read(self.path)):
             where = f"{self.path.name}, record {number}"
             try:
                 found = parse(record, where=where)

@@ -7,20 +7,17 @@
     observation, process, output                      parts of the trace, and all of it
     reward, select, clean_version                     kept as they come
 
-A data set is a JSON list, plain or gzipped, whole or in parts that follow one another in the order
-of their names. The file for reinforcement learning holds every value as text (VideoP2R 2.5).
+A data set is a list of them (`record_files.py`). The file for reinforcement learning holds every
+value as text (VideoP2R 2.5).
 """
 
 import ast
 import dataclasses
-import glob
-import gzip
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
-from tgvlm_jax import files
 from tgvlm_jax.types import InputError
 
 KINDS = ("multiple choice", "numerical", "OCR", "free-form", "regression")
@@ -110,60 +107,3 @@ def _options(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise InputError("options is no list of texts")
     return tuple(value)
-
-
-def find(path: Path) -> list[Path]:
-    """The files that a path means: itself, or where it has a `*`, its parts in order.
-
-    Raises:
-        InputError: there is no such part.
-    """
-    if "*" not in path.name:
-        return [path]
-    found = sorted(map(Path, glob.glob(str(path))))
-    if not found:
-        raise InputError(f"{path}: no such file")
-    return found
-
-
-def read(path: Path) -> list[Any]:
-    """All values of a JSON list, or one a line (.jsonl); gzipped where the name ends with .gz.
-
-    Raises:
-        InputError: a file is missing, cannot be read, or is no such list.
-    """
-    records: list[Any] = []
-    for part in find(path):
-        try:
-            data = part.read_bytes()
-            text = (gzip.decompress(data) if part.suffix == ".gz" else data).decode()
-            if part.name.removesuffix(".gz").endswith(".jsonl"):
-                records += [json.loads(line) for line in text.splitlines() if line.strip()]
-                continue
-            found = json.loads(text)
-        except (OSError, EOFError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{part}: cannot be read ({reason})") from error
-        except ValueError as error:
-            raise InputError(f"{part}: no JSON ({error}); fetch it again") from error
-        if not isinstance(found, list):
-            raise InputError(f"{part}: holds a {type(found).__name__}, not a list of records")
-        records += found
-    return records
-
-
-def write(folder: Path, name: str, *, records: Sequence[Mapping[str, Any]], parts: int) -> None:
-    """Writes `NAME.part1ofN.json.gz` and so on, or `NAME.json.gz` for one part.
-
-    Equal records give equal bytes; each file appears whole or not at all.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    each = -(-len(records) // parts) or 1
-    for part in range(parts):
-        own = list(records[part * each : (part + 1) * each])
-        text = json.dumps(own, ensure_ascii=False, indent=1)
-        suffix = f".part{part + 1}of{parts}" if parts > 1 else ""
-        with files.replacing(folder / f"{name}{suffix}.json.gz") as scratch:
-            scratch.write_bytes(gzip.compress(text.encode(), mtime=0))

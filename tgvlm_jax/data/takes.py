@@ -11,12 +11,12 @@ record that is damaged is listed with the reason and never stops the rest.
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from tgvlm_jax.data import record_files
 from tgvlm_jax.data.annotations import Rejected
 from tgvlm_jax.types import InputError
 
@@ -143,12 +143,7 @@ def _remarks(expert: Any) -> str:
 
 
 def _annotations(path: Path, kind: type) -> Any:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise InputError(f"{path}: no JSON ({error}); fetch it again") from error
+    found = record_files.read_json(path)
     inside = found.get("annotations") if isinstance(found, dict) else None
     if not isinstance(inside, kind):
         wanted = "a list" if kind is list else "an object by take"
