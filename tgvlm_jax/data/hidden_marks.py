@@ -10,9 +10,7 @@ Sample i is a pure function of the seed and i.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -21,7 +19,7 @@ from tgvlm_jax.data import pretext_shapes
 from tgvlm_jax.data.augment import draw_look, resize
 from tgvlm_jax.data.pretext_shapes import Drawing
 from tgvlm_jax.data.shards import FrameShards
-from tgvlm_jax.data.windows import Window, Windows
+from tgvlm_jax.data.windows import ClipSource, Window
 from tgvlm_jax.schema import DataConfig
 from tgvlm_jax.types import InputError, Sample
 
@@ -99,7 +97,7 @@ def draw(pool: UInt8[np.ndarray, "f y x 3"], made: Plan) -> UInt8[np.ndarray, "f
     return pool
 
 
-class HiddenMarks:
+class HiddenMarks(ClipSource):
     """Samples from one part of a shard folder; `Sample.frames` are the pool."""
 
     def __init__(
@@ -117,33 +115,15 @@ class HiddenMarks:
             InputError: pools too small to hide anything, or what `Windows` refuses.
         """
         assert config.turns is not None, "data.sources asks for this only then"
-        self.shards, self.config, self.size, self.seed = shards, config, size, seed
-        self.split, self.training = split, split == "train"
         self.between = config.turns.hidden or config.turns.first
         for frames in config.frames:
             plan(frames, self.between, np.random.default_rng(0))
-        self.windows = Windows(shards, config, split=split, seed=seed)
+        super().__init__(shards, config, size=size, split=split, seed=seed)
 
     @property
     def words(self) -> Sequence[str]:
         """None: answers are letters."""
         return ()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        keywords = {"size": self.size, "split": self.split, "seed": self.seed}
-        return functools.partial(HiddenMarks, **keywords), (self.shards, self.config)
-
-    def numbers(self, step: int) -> range:
-        """The samples of global batch `step`."""
-        return self.windows.numbers(step)
-
-    def bucket(self, step: int) -> int:
-        """Frames of the pools of a batch."""
-        return self.windows.bucket(step)
-
-    def another(self, number: int, *, attempt: int) -> int:
-        """A sample to take where one will not do; far from those of any run."""
-        return self.windows.another(number, attempt=attempt)
 
     def sample(self, index: int, *, frames: int, pixels: bool = True) -> Sample:
         """Sample number `index` with a pool of `frames`; without `pixels`, of 0 x 0 pixels."""

@@ -4,9 +4,7 @@ A stretch of a clip is changed, and the model is asked when. Sample i is a pure 
 seed and i, so any sample can be made again, by any worker, in any order.
 """
 
-import functools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +13,7 @@ from tgvlm_jax.data.augment import draw_look, resize
 from tgvlm_jax.data.chat import EVIDENCE, EVIDENCE_END
 from tgvlm_jax.data.preference import key_words
 from tgvlm_jax.data.shards import FrameShards
-from tgvlm_jax.data.windows import Windows
+from tgvlm_jax.data.windows import ClipSource
 from tgvlm_jax.grounding import spans
 from tgvlm_jax.schema import DataConfig
 from tgvlm_jax.types import InputError, Sample
@@ -68,7 +66,7 @@ def sentences() -> list[str]:
 _WORDS = tuple(key_words([answer(kind) for kind in _PHRASES]))
 
 
-class AnomalyGrounding:
+class AnomalyGrounding(ClipSource):
     """Samples from one part of a shard folder.
 
     Training clips are cropped, flipped and recoloured as a whole, so that a film of ten minutes
@@ -92,32 +90,14 @@ class AnomalyGrounding:
                 room for a clip of some bucket, a bucket is too short to have something wrong in
                 a part of it, or the seed is negative.
         """
-        self.shards, self.config, self.size, self.seed = shards, config, size, seed
-        self.split, self.training = split, split == "train"
         if min(config.frames) < _LEAST:
             raise InputError(f"data.frames={config.frames}: a clip needs at least {_LEAST} frames")
-        self.windows = Windows(shards, config, split=split, seed=seed)
+        super().__init__(shards, config, size=size, split=split, seed=seed)
 
     @property
     def words(self) -> Sequence[str]:
         """Key words of all answers."""
         return _WORDS
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        keywords = {"size": self.size, "split": self.split, "seed": self.seed}
-        return functools.partial(AnomalyGrounding, **keywords), (self.shards, self.config)
-
-    def numbers(self, step: int) -> range:
-        """The samples of global batch `step`."""
-        return self.windows.numbers(step)
-
-    def bucket(self, step: int) -> int:
-        """Frames that the clips of a batch have."""
-        return self.windows.bucket(step)
-
-    def another(self, number: int, *, attempt: int) -> int:
-        """A sample to take where one will not do; far from those of any run."""
-        return self.windows.another(number, attempt=attempt)
 
     def sample(self, index: int, *, frames: int, pixels: bool = True) -> Sample:
         """Sample number `index`, with a clip of `frames` frames.

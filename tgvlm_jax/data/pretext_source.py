@@ -10,10 +10,8 @@ flipped and recoloured as a whole first, and then changed.
 """
 
 import dataclasses
-import functools
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -22,7 +20,7 @@ from tgvlm_jax.data import pretext_plans, pretext_tasks
 from tgvlm_jax.data.augment import draw_look, resize
 from tgvlm_jax.data.pretext_plans import AnomalyLevel, AnomalyPlan, CountingLevel, JigsawLevel
 from tgvlm_jax.data.shards import FrameShards
-from tgvlm_jax.data.windows import Window, Windows
+from tgvlm_jax.data.windows import ClipSource, Window
 from tgvlm_jax.schema import DataConfig
 from tgvlm_jax.types import InputError, Sample
 
@@ -43,7 +41,7 @@ def counting_level(name: str, frames: int) -> CountingLevel:
     return dataclasses.replace(level, frames=frames, apart=round(frames / 6))
 
 
-class PretextTasks:
+class PretextTasks(ClipSource):
     """Samples from one part of a shard folder.
 
     Training draws a task of `data.tasks` and then a variant of it; evaluation takes them in turn.
@@ -66,13 +64,11 @@ class PretextTasks:
             InputError: there are no tasks; a bucket of frames is too short for one, or does not
                 divide into the clips of a jigsaw; or what `Windows` refuses.
         """
-        self.shards, self.config, self.size, self.seed = shards, config, size, seed
-        self.split, self.training = split, split == "train"
         if not config.tasks:
             raise InputError("data.tasks=(): name at least one pretext task")
         for frames in config.frames:
             _check(config, frames)
-        self.windows = Windows(shards, config, split=split, seed=seed)
+        super().__init__(shards, config, size=size, split=split, seed=seed)
         variants = {
             "grounding": config.kinds,
             "counting": (config.counting,),
@@ -84,22 +80,6 @@ class PretextTasks:
     def words(self) -> Sequence[str]:
         """None: answers are numbers."""
         return ()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        keywords = {"size": self.size, "split": self.split, "seed": self.seed}
-        return functools.partial(PretextTasks, **keywords), (self.shards, self.config)
-
-    def numbers(self, step: int) -> range:
-        """The samples of global batch `step`."""
-        return self.windows.numbers(step)
-
-    def bucket(self, step: int) -> int:
-        """Frames that the clips of a batch have."""
-        return self.windows.bucket(step)
-
-    def another(self, number: int, *, attempt: int) -> int:
-        """A sample to take where one will not do; far from those of any run."""
-        return self.windows.another(number, attempt=attempt)
 
     def sample(self, index: int, *, frames: int, pixels: bool = True) -> Sample:
         """Sample number `index`, with `frames` frames in all.

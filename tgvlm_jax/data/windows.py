@@ -1,12 +1,13 @@
 """Where clips come from: every place in a shard folder at which one of a given length may start.
 
-Sources that make questions out of the videos themselves own one `Windows`. It also says which
-samples a batch has, so that a batch is a pure function of (seed, step).
+Sources that make questions out of the videos themselves own one `Windows`. `ClipSource`, what they
+share, says which samples a batch has, so that a batch is a pure function of (seed, step).
 """
 
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
@@ -67,7 +68,7 @@ class Windows:
             InputError: the shards have another frame rate than the config says, no video has
                 room for a clip of some bucket, or the seed is negative.
         """
-        self._shards, self._config, self._seed = shards, config, seed
+        self._shards, self._config = shards, config
         training = split == "train"
         self._span = config.train_span if training else config.eval_span
         fps = shards.manifest.settings.fps
@@ -97,20 +98,6 @@ class Windows:
                     "(data.frames), a wider part (data.train_span, data.eval_span), or shard at "
                     "another fps"
                 )
-
-    def numbers(self, step: int) -> range:
-        """The samples of global batch `step`."""
-        size = self._config.batch_size
-        return range(step * size, (step + 1) * size)
-
-    def bucket(self, step: int) -> int:
-        """Frames that the clips of a batch have."""
-        rng = np.random.default_rng([self._seed, _BUCKET_STREAM, step])
-        return int(rng.choice(self._config.frames))
-
-    def another(self, number: int, *, attempt: int) -> int:
-        """A sample to take where one will not do; far from those of any run."""
-        return number + attempt * _FAR
 
     def draw(self, frames: int, rng: np.random.Generator) -> Window:
         """A clip of `frames` frames, one of the buckets: first its stride, then its place."""
@@ -143,6 +130,51 @@ class Windows:
             starts.append(start)
         found = _Starts(video=np.concatenate(videos), start=np.concatenate(starts))
         return found if len(found.start) else None
+
+
+class ClipSource:
+    """What sources of samples made out of clips share; which samples there are, and in what order.
+
+    Sample i is a pure function of the seed and i.
+    """
+
+    def __init__(
+        self,
+        shards: FrameShards,
+        config: DataConfig,
+        *,
+        size: tuple[int, int] | None,
+        split: str,
+        seed: int,
+    ):
+        """`split` is "train" or "eval".
+
+        `size` is (height, width) in pixels of the frames given out, None as they are stored.
+
+        Raises:
+            InputError: what `Windows` refuses.
+        """
+        self.shards, self.config, self.size, self.seed = shards, config, size, seed
+        self.split, self.training = split, split == "train"
+        self.windows = Windows(shards, config, split=split, seed=seed)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        keywords = {"size": self.size, "split": self.split, "seed": self.seed}
+        return functools.partial(type(self), **keywords), (self.shards, self.config)
+
+    def numbers(self, step: int) -> range:
+        """The samples of global batch `step`."""
+        size = self.config.batch_size
+        return range(step * size, (step + 1) * size)
+
+    def bucket(self, step: int) -> int:
+        """Frames that the clips of a batch have."""
+        rng = np.random.default_rng([self.seed, _BUCKET_STREAM, step])
+        return int(rng.choice(self.config.frames))
+
+    def another(self, number: int, *, attempt: int) -> int:
+        """A sample to take where one will not do; far from those of any run."""
+        return number + attempt * _FAR
 
 
 def _decode(shards: FrameShards, video: str, number: int) -> UInt8[np.ndarray, "y x 3"]:
