@@ -9,6 +9,8 @@ set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 PREEMPTED=143 # `tgvlm train` after SIGTERM: the state is saved, the same command continues it
 MISUSED=2     # `tgvlm` was asked for something that it cannot do; again would not help
+SILENT=100    # nobody answers
+PATIENCE=10   # looks at machines that do not answer, until others are asked for
 COPIED=(tgvlm_jax configs pyproject.toml setup.py requirements.lock README.md LICENSE NOTICE
   launch_tpu.sh)
 
@@ -264,7 +266,7 @@ run() {
     code=0
     started "$how" || code=$?
     if ((code)); then
-      now="exit $code"
+      now="$(lasting "exit $code")"
       sleep "$poll"
     elif [[ $detach ]]; then
       return 0
@@ -300,27 +302,29 @@ run() {
 }
 
 started() { # installs where nothing is yet, and starts; false if it did not work
-  local now
+  local now silent=0
   now="$(progress fresh)"
-  if [[ "$now" == fresh || "$now" == unreachable ]]; then setup || return; fi
+  while [[ "$now" == unreachable ]] && ((++silent < PATIENCE)); do # new machines take their time
+    sleep "$poll"
+    now="$(progress fresh)"
+  done
+  [[ "$now" != unreachable ]] || return "$SILENT"
+  [[ "$now" != fresh ]] || setup || return
   start "$1"
 }
 
 followed() { # looks until something ends; says how: exit N, stopped, lost, gone
-  local now found silent=0
+  local now silent=0
   while :; do
     now="$(progress)"
-    if [[ "$now" == "exit $PREEMPTED" || "$now" == unreachable || "$now" == fresh ]]; then
-      found="$(state ACTIVE)" || found=unknown
-      case "$found" in
-        ACTIVE) [[ "$now" == unreachable ]] || now="exit $PREEMPTED" ;;
-        unknown) now=unreachable ;;
-        *) now=lost ;;
-      esac
-    fi
-    if [[ "$now" == unreachable ]]; then silent=$((silent + 1)); else silent=0; fi
-    # Without a bucket the state of the run would go with them.
-    if ((silent >= 10)) && [[ $bucket && "$found" == ACTIVE ]]; then now=gone; fi
+    case "$now" in
+      running | ready) silent=0 ;;
+      unreachable) silent=$((silent + 1)) ;;
+      fresh) now="exit $PREEMPTED" ;;
+    esac
+    case "$now" in
+      unreachable | exit\ [1-9]*) now="$(lasting "$now" "$silent")" ;;
+    esac
     case "$now" in
       running | ready | unreachable) sleep "$poll" ;;
       *)
@@ -329,6 +333,20 @@ followed() { # looks until something ends; says how: exit N, stopped, lost, gone
         ;;
     esac
   done
+}
+
+lasting() { # what an end is if the machines are still there: the same, lost, or gone
+  local now="$1" silent="${2:-0}" found
+  [[ "$now" != "exit $SILENT" ]] || silent=$PATIENCE
+  found="$(state ACTIVE)" || found=unknown
+  case "$found" in
+    ACTIVE) # without a bucket the state of the run would go with them
+      if [[ $bucket ]] && ((silent >= PATIENCE)); then now=gone; fi
+      ;;
+    unknown) ;;
+    *) now=lost ;;
+  esac
+  echo "$now"
 }
 
 show_status() {
