@@ -17,17 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from tgvlm_jax import files
+from tgvlm_jax.train import chips
 
-# Dense bf16 peak of one chip in FLOP/s, from the makers' product pages.
-_PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -44,9 +35,8 @@ class CompileCounter:
 
 def peak_flops() -> float | None:
     """Peak of all devices together, or None where it is not known."""
-    kind = jax.devices()[0].device_kind
-    known = [peak for name, peak in _PEAK_FLOPS.items() if kind.startswith(name)]
-    return max(known) * jax.device_count() if known else None
+    chip = chips.of(jax.devices()[0])
+    return chip.flops * jax.device_count() if chip else None
 
 
 class MetricsWriter:
