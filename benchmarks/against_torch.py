@@ -32,10 +32,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tgvlm_jax.models import parameters, presets
+from tgvlm_jax.models import parameters
 from tgvlm_jax.models.parameters import Blueprint, Params
 from tgvlm_jax.rollout import sampler
-from tgvlm_jax.schema import Experiment, GroupConfig, LoraConfig, ModelConfig, OptimConfig
+from tgvlm_jax.schema import Experiment, GroupConfig, LoraConfig, ModelConfig, OptimConfig, presets
 from tgvlm_jax.train import optim
 from tgvlm_jax.train.state import TrainState
 from tgvlm_jax.train.step import make_step

@@ -18,9 +18,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tgvlm_jax.models import parameters, presets
+from tgvlm_jax.models import parameters
 from tgvlm_jax.rollout.sampler import generate
-from tgvlm_jax.schema import EvidenceConfig, ModelConfig
+from tgvlm_jax.schema import EvidenceConfig, ModelConfig, presets
 from tgvlm_jax.types import Frames, Prompt
 
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -65,7 +65,7 @@ def shapes(layers: int, width: int, dtype: str, mesh):
 
     from tgvlm_jax import mesh as mesh_lib
     from tgvlm_jax.models.decoder import Decoder
-    from tgvlm_jax.models.presets import language_model
+    from tgvlm_jax.schema.presets import language_model
 
     config = language_model(spec(layers, width))
     with mesh_lib.use(mesh):

@@ -31,8 +31,8 @@ from peft import get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, TimesformerModel
 from transformers import TimesformerConfig as HfTimesformer
 
-from tgvlm_jax.models import parameters, presets
-from tgvlm_jax.schema import Experiment, GroupConfig, LoraConfig, OptimConfig
+from tgvlm_jax.models import parameters
+from tgvlm_jax.schema import Experiment, GroupConfig, LoraConfig, OptimConfig, presets
 from tgvlm_jax.train import optim, state
 from tgvlm_jax.train.step import make_step
 from tgvlm_jax.types import Batch, Prompt, Response, ViewFeatures, Views

@@ -28,9 +28,9 @@ def ours(lengths: list[int]):
     """Functions that time one rollout, and what XLA sets aside for it, by (way, prompt length)."""
     import jax
 
-    from tgvlm_jax.models import parameters, presets
+    from tgvlm_jax.models import parameters
     from tgvlm_jax.rollout.sampler import generate
-    from tgvlm_jax.schema import ModelConfig, SamplingConfig
+    from tgvlm_jax.schema import ModelConfig, SamplingConfig, presets
     from tgvlm_jax.types import Prompt
 
     config = ModelConfig(decoder=presets.SMOLLM2_135M, tower=None, evidence=None)
@@ -69,7 +69,7 @@ def torch_side() -> None:
     import torch
     import transformers
 
-    from tgvlm_jax.models import presets
+    from tgvlm_jax.schema import presets
 
     spec = presets.SMOLLM2_135M
     torch.manual_seed(0)

@@ -9,19 +9,17 @@ Arguments after a colon: `tiny` (every feature at the size of a test), `batch=N`
 Sixteen chips of a TPU v5e hold it (docs/tpu.md).
 """
 
+import dataclasses
+
 from tgvlm_jax.config import parse_arg, to_config_dict
 from tgvlm_jax.schema import (
-    CompressorConfig,
-    DecoderConfig,
-    EvaConfig,
     EvidenceConfig,
     Experiment,
     FrameEncoderConfig,
     GroupConfig,
     LoraConfig,
     ModelConfig,
-    QformerConfig,
-    RopeConfig,
+    presets,
 )
 
 RECORDS = 163_880  # of E.T. Instruct 164K
@@ -40,22 +38,10 @@ FROZEN = (
 def released() -> ModelConfig:
     """Phi-3-mini behind EVA ViT-g and a Q-Former; the sizes of the released checkpoints."""
     return ModelConfig(
-        tower=FrameEncoderConfig(),
-        decoder=DecoderConfig(
-            vocab_size=32064,
-            width=3072,
-            layers=32,
-            heads=32,
-            kv_heads=32,
-            head_size=96,
-            hidden=8192,
-            fused=True,
-            tie_embeddings=False,
-        ),
+        tower=presets.D2VLM_FRAME_ENCODER,
+        decoder=dataclasses.replace(presets.PHI3_MINI, sliding_window=0),
         evidence=EvidenceConfig(bank_layer=6),
-        lora=(
-            LoraConfig(pattern=r"^decoder\.blocks\.(qkv|o)$", rank=128, alpha=256, dropout=0.05),
-        ),
+        lora=(LoraConfig(pattern=ADAPTED, rank=128, alpha=256, dropout=0.05),),
         dtype="bfloat16",
         remat="full",
     )
@@ -63,26 +49,9 @@ def released() -> ModelConfig:
 
 def tiny() -> ModelConfig:
     """Every structural feature of `released`, on a CPU."""
-    qformer = QformerConfig(
-        vocab_size=512, positions=64, width=48, image_width=44, layers=4, heads=4, hidden=96
-    )
     return ModelConfig(
-        tower=FrameEncoderConfig(
-            eva=EvaConfig(image=28, patch=7, width=44, layers=3, heads=2, hidden=192),
-            compressor=CompressorConfig(qformer=qformer, queries=8, width=64),
-        ),
-        decoder=DecoderConfig(
-            vocab_size=512,
-            width=64,
-            layers=3,
-            heads=4,
-            kv_heads=4,
-            head_size=16,
-            hidden=128,
-            fused=True,
-            tie_embeddings=False,
-            rope=RopeConfig(original_length=64),
-        ),
+        tower=FrameEncoderConfig(eva=presets.EVA_TINY, compressor=presets.COMPRESSOR_TINY),
+        decoder=dataclasses.replace(presets.PHI3_TINY, sliding_window=0),
         evidence=EvidenceConfig(bank_layer=1),
         lora=(LoraConfig(pattern=ADAPTED, rank=8, alpha=16, dropout=0.05),),
     )

@@ -18,18 +18,10 @@ of a test; its encoder learns, too, unless `frozen`), `epochs=N`, `batch=N`, `st
 as the epochs have).
 """
 
+import dataclasses
+
 from tgvlm_jax.config import parse_arg, to_config_dict
-from tgvlm_jax.schema import (
-    DecoderConfig,
-    Experiment,
-    GroupConfig,
-    LoraConfig,
-    ModelConfig,
-    ProjectorConfig,
-    RopeConfig,
-    TakesConfig,
-    TimesformerConfig,
-)
+from tgvlm_jax.schema import Experiment, GroupConfig, LoraConfig, ModelConfig, TakesConfig, presets
 
 RECORDS = 4000  # about: every expert's commentary on a training take
 WARMUP = 0.1  # share of the steps
@@ -40,45 +32,16 @@ ADAPTED = LoraConfig(pattern=r"^decoder\.blocks\.(q|v)$", rank=8, alpha=32, drop
 
 def released() -> ModelConfig:
     """TimeSformer-base, the attentive gated projector and SmolLM2-135M."""
-    return ModelConfig(
-        tower=TimesformerConfig(),
-        projector=ProjectorConfig(),
-        decoder=DecoderConfig(
-            vocab_size=49155,  # with <evi>, </evi> and <frame>, which stands where a video does
-            width=576,
-            layers=30,
-            heads=9,
-            kv_heads=3,
-            head_size=64,
-            hidden=1536,
-            rope=RopeConfig(theta=100_000.0, original_length=8192),
-        ),
-        evidence=None,
-        two_way_frames=False,
-        lora=(ADAPTED,),
-        dtype="bfloat16",
-    )
+    # With <evi>, </evi> and <frame>, which stands where a video does.
+    decoder = dataclasses.replace(presets.SMOLLM2_135M, vocab_size=49155)
+    model = dataclasses.replace(presets.PROFVLM, decoder=decoder)
+    return dataclasses.replace(model, lora=(ADAPTED,), dtype="bfloat16")
 
 
 def tiny() -> ModelConfig:
     """Every structural feature of `released`, on a CPU."""
-    return ModelConfig(
-        tower=TimesformerConfig(image=32, patch=8, width=48, layers=2, heads=4, hidden=96),
-        projector=ProjectorConfig(inputs=48, hidden=64, width=72),
-        decoder=DecoderConfig(
-            vocab_size=512,
-            width=72,
-            layers=2,
-            heads=9,
-            kv_heads=3,
-            head_size=8,
-            hidden=192,
-            rope=RopeConfig(theta=100_000.0, original_length=128),
-        ),
-        evidence=None,
-        two_way_frames=False,
-        lora=(ADAPTED,),
-    )
+    tower = dataclasses.replace(presets.TIMESFORMER_TINY, frames=8)
+    return dataclasses.replace(presets.PROFVLM_TINY, tower=tower, lora=(ADAPTED,))
 
 
 def get_config(arg: str | None = None):

@@ -21,10 +21,10 @@ a test). The tiny twin starts from random weights, so a script talks first, by `
         --config.train.init_from=runs/talk --workdir runs/look
 """
 
+import dataclasses
+
 from tgvlm_jax.config import parse_arg, to_config_dict
 from tgvlm_jax.schema import (
-    CLIP_MEAN,
-    CLIP_STD,
     AdvantageConfig,
     CreditConfig,
     CriticConfig,
@@ -35,10 +35,9 @@ from tgvlm_jax.schema import (
     ModelConfig,
     PolicyConfig,
     PpoConfig,
-    QwenVisionConfig,
-    RopeConfig,
     TinyVitConfig,
     TurnsConfig,
+    presets,
 )
 
 FIRST = {32: 16, 64: 32, 80: 40}  # frames of the first turn, by frames in all
@@ -46,39 +45,7 @@ FIRST = {32: 16, 64: 32, 80: 40}  # frames of the first turn, by frames in all
 
 def released() -> ModelConfig:
     """Qwen2.5-VL-7B."""
-    return ModelConfig(
-        tower=QwenVisionConfig(
-            kind="qwen2_5_vl",
-            layers=32,
-            width=1280,
-            heads=16,
-            hidden=3420,
-            out_width=3584,
-            patch=14,
-            full_layers=(7, 15, 23, 31),
-            window=112,
-            tokens_per_second=2,
-            mean=CLIP_MEAN,
-            std=CLIP_STD,
-        ),
-        decoder=DecoderConfig(
-            vocab_size=152064,
-            width=3584,
-            layers=28,
-            heads=28,
-            kv_heads=4,
-            head_size=128,
-            hidden=18944,
-            norm_eps=1e-6,
-            rope=RopeConfig(theta=1e6, sections=(16, 24, 24), original_length=128_000),
-            qkv_bias=True,
-            tie_embeddings=False,
-        ),
-        evidence=None,
-        two_way_frames=False,
-        dtype="bfloat16",
-        remat="full",
-    )
+    return dataclasses.replace(presets.QWEN2_5_VL_7B, dtype="bfloat16", remat="full")
 
 
 def tiny() -> ModelConfig:

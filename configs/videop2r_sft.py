@@ -11,16 +11,10 @@ feature at the size of a test), `steps=N` (0: one pass over the paper's 162,062 
 `--config.objective.loss_on_prompt=true` learns the prompts, too, as the lineage of the code does.
 """
 
+import dataclasses
+
 from tgvlm_jax.config import parse_arg, to_config_dict
-from tgvlm_jax.schema import (
-    CLIP_MEAN,
-    CLIP_STD,
-    DecoderConfig,
-    Experiment,
-    ModelConfig,
-    QwenVisionConfig,
-    RopeConfig,
-)
+from tgvlm_jax.schema import Experiment, ModelConfig, presets
 
 RECORDS = 162_062
 PIXELS = 128 * 28 * 28  # of a frame, in training; twice that in evaluation
@@ -28,73 +22,8 @@ PIXELS = 128 * 28 * 28  # of a frame, in training; twice that in evaluation
 
 def released(*, small: bool) -> ModelConfig:
     """Qwen2.5-VL-7B, or 3B."""
-    sizes = {"width": 2048, "layers": 36, "heads": 16, "kv_heads": 2, "hidden": 11008}
-    if not small:
-        sizes = {"width": 3584, "layers": 28, "heads": 28, "kv_heads": 4, "hidden": 18944}
-    return ModelConfig(
-        tower=QwenVisionConfig(
-            kind="qwen2_5_vl",
-            layers=32,
-            width=1280,
-            heads=16,
-            hidden=3420,
-            out_width=sizes["width"],
-            patch=14,
-            full_layers=(7, 15, 23, 31),
-            window=112,
-            tokens_per_second=2,
-            mean=CLIP_MEAN,
-            std=CLIP_STD,
-        ),
-        decoder=DecoderConfig(
-            vocab_size=151936 if small else 152064,
-            head_size=128,
-            norm_eps=1e-6,
-            rope=RopeConfig(theta=1e6, sections=(16, 24, 24), original_length=128_000),
-            qkv_bias=True,
-            tie_embeddings=small,
-            **sizes,
-        ),
-        evidence=None,
-        two_way_frames=False,
-        dtype="bfloat16",
-        remat="full",
-    )
-
-
-def tiny() -> ModelConfig:
-    """Every structural feature of `released`, on a CPU."""
-    return ModelConfig(
-        tower=QwenVisionConfig(
-            kind="qwen2_5_vl",
-            layers=4,
-            width=32,
-            heads=2,
-            hidden=44,
-            out_width=64,
-            patch=4,
-            full_layers=(1, 3),
-            window=16,
-            tokens_per_second=2,
-            mean=CLIP_MEAN,
-            std=CLIP_STD,
-        ),
-        decoder=DecoderConfig(
-            vocab_size=512,
-            width=64,
-            layers=3,
-            heads=4,
-            kv_heads=2,
-            head_size=16,
-            hidden=160,
-            norm_eps=1e-6,
-            rope=RopeConfig(theta=1e6, sections=(2, 3, 3), original_length=512),
-            qkv_bias=True,
-            tie_embeddings=False,
-        ),
-        evidence=None,
-        two_way_frames=False,
-    )
+    model = presets.QWEN2_5_VL_3B if small else presets.QWEN2_5_VL_7B
+    return dataclasses.replace(model, dtype="bfloat16", remat="full")
 
 
 def get_config(arg: str | None = None):
@@ -102,7 +31,7 @@ def get_config(arg: str | None = None):
     args = parse_arg(arg, tiny=False, steps=0, **{"3b": False})
     small = getattr(args, "3b")
     name = "videop2r_sft" + ("_tiny" if args.tiny else "_3b" if small else "")
-    model = tiny() if args.tiny else released(small=small)
+    model = presets.QWEN2_5_VL_TINY if args.tiny else released(small=small)
     config = to_config_dict(Experiment(name=name, seed=1, model=model))
 
     config.data.tokenizer = "tiny" if args.tiny else ""

@@ -18,87 +18,17 @@ it is told the answers first:
 Unlike the paper's, clips have a stride of their own: 48 frames of 24 seconds to 2.4 minutes.
 """
 
+import dataclasses
+
 from tgvlm_jax.config import parse_arg, to_config_dict
-from tgvlm_jax.schema import (
-    DecoderConfig,
-    Experiment,
-    GrpoConfig,
-    ModelConfig,
-    PolicyConfig,
-    QwenVisionConfig,
-    RopeConfig,
-    SftConfig,
-)
+from tgvlm_jax.schema import Experiment, GrpoConfig, ModelConfig, PolicyConfig, SftConfig, presets
 
 STEPS = 468  # one pass over 30,000 questions, 64 a step
 
 
 def released() -> ModelConfig:
     """Qwen3-VL-8B."""
-    return ModelConfig(
-        tower=QwenVisionConfig(
-            kind="qwen3_vl",
-            layers=27,
-            width=1152,
-            heads=16,
-            hidden=4304,
-            out_width=4096,
-            patch=16,
-            table_side=48,
-            deepstack=(8, 16, 24),
-        ),
-        decoder=DecoderConfig(
-            vocab_size=151936,
-            width=4096,
-            layers=36,
-            heads=32,
-            kv_heads=8,
-            head_size=128,
-            hidden=12288,
-            norm_eps=1e-6,
-            rope=RopeConfig(
-                theta=5e6, sections=(24, 20, 20), interleaved=True, original_length=262_144
-            ),
-            qk_norm=True,
-            tie_embeddings=False,
-        ),
-        evidence=None,
-        two_way_frames=False,
-        dtype="bfloat16",
-        remat="full",
-    )
-
-
-def tiny() -> ModelConfig:
-    """Every structural feature of `released`, on a CPU."""
-    return ModelConfig(
-        tower=QwenVisionConfig(
-            kind="qwen3_vl",
-            layers=4,
-            width=32,
-            heads=2,
-            hidden=44,
-            out_width=64,
-            patch=4,
-            table_side=4,
-            deepstack=(0, 2),
-        ),
-        decoder=DecoderConfig(
-            vocab_size=512,
-            width=64,
-            layers=4,
-            heads=4,
-            kv_heads=2,
-            head_size=16,
-            hidden=160,
-            norm_eps=1e-6,
-            rope=RopeConfig(theta=5e6, sections=(4, 2, 2), interleaved=True, original_length=512),
-            qk_norm=True,
-            tie_embeddings=False,
-        ),
-        evidence=None,
-        two_way_frames=False,
-    )
+    return dataclasses.replace(presets.QWEN3_VL_8B, dtype="bfloat16", remat="full")
 
 
 def get_config(arg: str | None = None):
@@ -115,7 +45,7 @@ def get_config(arg: str | None = None):
     if args.sft:
         objective = SftConfig()
     name = "videossr_" + ("sft" if args.sft else "grpo") + ("_tiny" if args.tiny else "")
-    model = tiny() if args.tiny else released()
+    model = presets.QWEN3_VL_TINY if args.tiny else released()
     config = to_config_dict(Experiment(name=name, seed=1, model=model, objective=objective))
 
     config.data.tokenizer = "tiny" if args.tiny else ""

@@ -8,8 +8,8 @@ import numpy as np
 
 from tests.weights import checkpoints
 from tgvlm_jax.data.chat import load_chat
-from tgvlm_jax.models import lora, parameters, presets
-from tgvlm_jax.schema import LoraConfig
+from tgvlm_jax.models import lora, parameters
+from tgvlm_jax.schema import LoraConfig, presets
 from tgvlm_jax.weights import hf, hf_config, models, peft
 from tgvlm_jax.weights.hf_config import TokenIds
 

@@ -6,8 +6,8 @@ import pathlib
 import pytest
 
 from tgvlm_jax.config import freeze, load
-from tgvlm_jax.models import lora, parameters, presets
-from tgvlm_jax.schema import Experiment, FpoConfig, SftConfig
+from tgvlm_jax.models import lora, parameters
+from tgvlm_jax.schema import Experiment, FpoConfig, SftConfig, presets
 from tgvlm_jax.train import optim
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent.parent / "configs"

@@ -6,8 +6,8 @@ import pathlib
 import pytest
 
 from tgvlm_jax.config import freeze, load
-from tgvlm_jax.models import parameters, presets
-from tgvlm_jax.schema import Experiment, ImitateConfig
+from tgvlm_jax.models import parameters
+from tgvlm_jax.schema import Experiment, ImitateConfig, presets
 
 PATH = pathlib.Path(__file__).parents[2] / "configs" / "videomtr_ppo.py"
 

@@ -8,9 +8,9 @@ import pytest
 
 from tgvlm_jax.config import freeze, load
 from tgvlm_jax.data import patch_videos
-from tgvlm_jax.models import parameters, presets
+from tgvlm_jax.models import parameters
 from tgvlm_jax.objectives import advantages, policy
-from tgvlm_jax.schema import Experiment, GrpoConfig, ProcessConfig, SftConfig
+from tgvlm_jax.schema import Experiment, GrpoConfig, ProcessConfig, SftConfig, presets
 from tgvlm_jax.train import optim
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent.parent / "configs"

@@ -8,9 +8,9 @@ import pytest
 
 from tgvlm_jax.config import freeze, load
 from tgvlm_jax.data import patch_videos
-from tgvlm_jax.models import parameters, presets
+from tgvlm_jax.models import parameters
 from tgvlm_jax.objectives import advantages, policy
-from tgvlm_jax.schema import Experiment, GrpoConfig, SftConfig
+from tgvlm_jax.schema import Experiment, GrpoConfig, SftConfig, presets
 from tgvlm_jax.train import optim
 
 CONFIG = pathlib.Path(__file__).resolve().parent.parent.parent / "configs" / "videossr_grpo.py"

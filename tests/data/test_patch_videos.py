@@ -10,8 +10,7 @@ from tests.data.test_pipeline import sample
 from tgvlm_jax.data import patch_videos, qwen_patches
 from tgvlm_jax.data.chat import open_chat
 from tgvlm_jax.data.collate import collate
-from tgvlm_jax.models import presets
-from tgvlm_jax.schema import DataConfig, ModelConfig
+from tgvlm_jax.schema import DataConfig, ModelConfig, presets
 from tgvlm_jax.types import InputError
 
 QWEN3, QWEN2_5 = presets.QWEN3_VL_TINY, presets.QWEN2_5_VL_TINY

@@ -9,8 +9,8 @@ import pytest
 from tests.models import towers
 from tgvlm_jax import mesh
 from tgvlm_jax.models.compressor import FrameCompressor
-from tgvlm_jax.models.presets import D2VLM_COMPRESSOR, D2VLM_FRAME_ENCODER
 from tgvlm_jax.schema import MeshConfig
+from tgvlm_jax.schema.presets import D2VLM_COMPRESSOR, D2VLM_FRAME_ENCODER
 
 
 @pytest.fixture(scope="module")

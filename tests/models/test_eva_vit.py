@@ -9,8 +9,8 @@ import pytest
 from tests.models import towers
 from tgvlm_jax import mesh
 from tgvlm_jax.models.eva_vit import EvaVit
-from tgvlm_jax.models.presets import EVA_VIT_G
 from tgvlm_jax.schema import MeshConfig
+from tgvlm_jax.schema.presets import EVA_VIT_G
 from tgvlm_jax.types import InputError
 from tgvlm_jax.weights import eva
 

@@ -10,10 +10,17 @@ from scipy import special
 
 from tests.models import towers
 from tgvlm_jax import mesh
-from tgvlm_jax.models import parameters, presets
+from tgvlm_jax.models import parameters
 from tgvlm_jax.models.projectors import projector
 from tgvlm_jax.objectives import sft
-from tgvlm_jax.schema import Experiment, LoraConfig, MeshConfig, ModelConfig, ProjectorConfig
+from tgvlm_jax.schema import (
+    Experiment,
+    LoraConfig,
+    MeshConfig,
+    ModelConfig,
+    ProjectorConfig,
+    presets,
+)
 from tgvlm_jax.types import Batch, InputError, Prompt, Response, ViewFeatures, Views
 
 SIZES = ProjectorConfig(inputs=24, hidden=40, width=16, heads=4)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.models import towers
-from tgvlm_jax.models.presets import QFORMER_BLIP2, QFORMER_INSTRUCT
 from tgvlm_jax.models.qformer import Qformer
+from tgvlm_jax.schema.presets import QFORMER_BLIP2, QFORMER_INSTRUCT
 from tgvlm_jax.types import InputError, Text
 from tgvlm_jax.weights import qformer
 

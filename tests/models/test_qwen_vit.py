@@ -11,10 +11,9 @@ from flax import nnx
 
 from tgvlm_jax import mesh
 from tgvlm_jax.data import qwen_patches, qwen_rows
-from tgvlm_jax.models import presets
 from tgvlm_jax.models.qwen_vit import QwenVisionTower
 from tgvlm_jax.models.vlm import at_slots, flat
-from tgvlm_jax.schema import MeshConfig, QwenVisionConfig
+from tgvlm_jax.schema import MeshConfig, QwenVisionConfig, presets
 from tgvlm_jax.types import InputError
 from tgvlm_jax.weights import qwen_vision
 

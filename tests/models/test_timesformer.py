@@ -8,9 +8,9 @@ import pytest
 
 from tests.models import towers
 from tgvlm_jax import mesh
-from tgvlm_jax.models.presets import TIMESFORMER_BASE_K600
 from tgvlm_jax.models.timesformer import Timesformer
 from tgvlm_jax.schema import MeshConfig
+from tgvlm_jax.schema.presets import TIMESFORMER_BASE_K600
 from tgvlm_jax.types import InputError
 from tgvlm_jax.weights.timesformer import from_hf
 

@@ -7,8 +7,7 @@ import numpy as np
 
 from tgvlm_jax.data import mrope, qwen_patches
 from tgvlm_jax.data.qwen_prompt import Bucket, Seen, prompt_row
-from tgvlm_jax.models import presets
-from tgvlm_jax.schema import DecoderConfig, LoraConfig, QwenVisionConfig, RopeConfig
+from tgvlm_jax.schema import DecoderConfig, LoraConfig, QwenVisionConfig, RopeConfig, presets
 
 LORA = (
     LoraConfig(pattern=r"decoder\.blocks\.(q|v|down)$", rank=4, alpha=8.0, dropout=0.5),

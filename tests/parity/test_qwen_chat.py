@@ -24,8 +24,8 @@ from tests.parity.test_qwen_vl import IDS, TEXT, VISION
 from tgvlm_jax.data import patch_videos
 from tgvlm_jax.data.chat import open_chat
 from tgvlm_jax.data.collate import collate
-from tgvlm_jax.models import parameters, presets
-from tgvlm_jax.schema import DataConfig
+from tgvlm_jax.models import parameters
+from tgvlm_jax.schema import DataConfig, presets
 from tgvlm_jax.weights import hf, models
 
 pytestmark = pytest.mark.parity

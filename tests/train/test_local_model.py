@@ -9,8 +9,8 @@ import pytest
 
 from tests.train.test_rollouts import moved
 from tgvlm_jax.judges.judge import Case, ModelJudge
-from tgvlm_jax.models import parameters, presets
-from tgvlm_jax.schema import JudgeConfig
+from tgvlm_jax.models import parameters
+from tgvlm_jax.schema import JudgeConfig, presets
 from tgvlm_jax.train import judging, local_model, loop
 from tgvlm_jax.train.local_model import LocalModel
 from tgvlm_jax.types import InputError

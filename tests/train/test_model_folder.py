@@ -9,7 +9,7 @@ import pytest
 
 from tests.train.test_loop import assert_same_run, logged, sigterm_at
 from tgvlm_jax import mesh as mesh_lib
-from tgvlm_jax.models import lora, parameters, presets
+from tgvlm_jax.models import lora, parameters
 from tgvlm_jax.schema import (
     EvidenceConfig,
     Experiment,
@@ -17,6 +17,7 @@ from tgvlm_jax.schema import (
     LoraConfig,
     MeshConfig,
     ModelConfig,
+    presets,
 )
 from tgvlm_jax.train import loop, model_folder
 from tgvlm_jax.types import InputError

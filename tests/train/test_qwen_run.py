@@ -12,8 +12,7 @@ from tgvlm_jax.cli import ask_run
 from tgvlm_jax.config import freeze, load
 from tgvlm_jax.data.chat import open_chat
 from tgvlm_jax.evaluation import runner
-from tgvlm_jax.models import presets
-from tgvlm_jax.schema import Experiment
+from tgvlm_jax.schema import Experiment, presets
 from tgvlm_jax.train import loop
 from tgvlm_jax.train.metrics import read_metrics
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tgvlm_jax.models import parameters, presets
+from tgvlm_jax.models import parameters
+from tgvlm_jax.schema import presets
 from tgvlm_jax.types import InputError
 from tgvlm_jax.weights import mapping, models
 

@@ -23,10 +23,10 @@ from tgvlm_jax.config import freeze, load
 from tgvlm_jax.data.chat import load_chat
 from tgvlm_jax.data.made_takes import LEVELS, VIEWS, Part, make_takes
 from tgvlm_jax.data.shards import write_shards
-from tgvlm_jax.models import lora, parameters, presets
+from tgvlm_jax.models import lora, parameters
 from tgvlm_jax.models.timesformer import Timesformer
 from tgvlm_jax.rollout.sampler import generate
-from tgvlm_jax.schema import Experiment, MeshConfig, TimesformerConfig
+from tgvlm_jax.schema import Experiment, MeshConfig, TimesformerConfig, presets
 from tgvlm_jax.train import checkpoint, loop
 from tgvlm_jax.train.metrics import read_metrics
 from tgvlm_jax.types import InputError, Prompt

@@ -8,8 +8,7 @@ import pytest
 import transformers
 
 from tgvlm_jax.data.chat import load_chat
-from tgvlm_jax.models import presets
-from tgvlm_jax.schema import EvidenceConfig, ModelConfig
+from tgvlm_jax.schema import EvidenceConfig, ModelConfig, presets
 from tgvlm_jax.types import InputError
 from tgvlm_jax.weights import hf_config, models
 from tgvlm_jax.weights.hf_config import TokenIds

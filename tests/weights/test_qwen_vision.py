@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tgvlm_jax.models import presets
 from tgvlm_jax.models.qwen_vit import QwenVisionTower
+from tgvlm_jax.schema import presets
 from tgvlm_jax.weights import mapping, qwen_vision
 
 FLOAT32 = jnp.dtype("float32")

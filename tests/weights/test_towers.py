@@ -7,9 +7,10 @@ import pytest
 
 from tests.models import towers
 from tgvlm_jax.models import compressor as compressors
-from tgvlm_jax.models import eva_vit, presets
+from tgvlm_jax.models import eva_vit
 from tgvlm_jax.models import qformer as qformers
 from tgvlm_jax.models import timesformer as timesformers
+from tgvlm_jax.schema import presets
 from tgvlm_jax.weights import eva, mapping, qformer, timesformer
 
 BLIP2_EVA = dataclasses.replace(presets.EVA_VIT_G, key_bias=True, final_norm=True)

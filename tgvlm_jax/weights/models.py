@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tgvlm_jax.models import presets
-from tgvlm_jax.schema import FrameEncoderConfig, ModelConfig, QwenVisionConfig
+from tgvlm_jax.schema import FrameEncoderConfig, ModelConfig, QwenVisionConfig, presets
 from tgvlm_jax.types import InputError
 from tgvlm_jax.weights import d2vlm, hf, qwen_vision, text
 from tgvlm_jax.weights.mapping import Tensor

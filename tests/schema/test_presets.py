@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tgvlm_jax.models import parameters, presets
+from tgvlm_jax.models import parameters
 from tgvlm_jax.models.compressor import FrameCompressor, FrameEncoder
 from tgvlm_jax.models.eva_vit import EvaVit
 from tgvlm_jax.models.projectors import projector
@@ -25,6 +25,7 @@ from tgvlm_jax.schema import (
     ProjectorConfig,
     QformerConfig,
     TimesformerConfig,
+    presets,
 )
 
 MODULES = {
