@@ -84,7 +84,12 @@ def test_every_step_is_logged_and_the_last_is_saved(whole, experiment):
     assert [record["step"] for record in records] == list(range(1, 9))
     assert all(math.isfinite(record[name]) for record in records for name in NUMBERS)
     assert records[-1]["loss"] < records[0]["loss"]
-    assert all(0 <= record["input_wait"] <= 1 for record in records)
+    for record in records:
+        spent = [record[name] for name in record if name.startswith("seconds_")]
+        assert len(spent) == 4  # input, step, checkpoint, other
+        assert sum(spent) == pytest.approx(record["step_time"])
+        assert 0 <= record["input_wait"] <= 1
+        assert record["flops_per_second"] > 0
     store = Checkpoints(whole.workdir, read_only=True)
     assert store.steps() == [4, 8]
     params = store.restore_params(experiment.model, mesh=None)

@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import math
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,9 +38,11 @@ from tgvlm_jax.schema import (
 )
 from tgvlm_jax.train import checkpoint, model_folder, optim, rollouts, state, turn_rollouts
 from tgvlm_jax.train.demonstrations import Demonstrations
-from tgvlm_jax.train.metrics import CompileCounter, MetricsWriter, Stopwatch, divide
+from tgvlm_jax.train.metrics import CompileCounter, MetricsWriter, divide
+from tgvlm_jax.train.phases import Clock
 from tgvlm_jax.train.rollouts import Rollouts
 from tgvlm_jax.train.step import make_step, terms
+from tgvlm_jax.train.stopwatch import Lap, Stopwatch
 from tgvlm_jax.train.transcript import Transcript
 from tgvlm_jax.train.turn_rollouts import TurnRollouts
 from tgvlm_jax.types import (
@@ -204,10 +205,13 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
                 total_steps=experiment.train.steps,
                 writes=jax.process_index() == 0,
             )
-            stepper = _stepper(experiment, tx, chat, mesh, workdir=workdir, first=first)
-            with closing(writer), stepper as step:
+            clock = Clock()
+            stepper = _stepper(
+                experiment, tx, chat, mesh, workdir=workdir, first=first, clock=clock
+            )
+            with closing(writer), stepper as step, closing(Stopwatch(clock)) as watch:
                 step.set_state(kept)
-                loop = _Loop(experiment, workdir, step, store, writer, sigterm)
+                loop = _Loop(experiment, workdir, step, store, writer, sigterm, watch)
                 return loop.run(current, data, first=first)
 
 
@@ -249,13 +253,19 @@ def _stepper(
     *,
     workdir: Path,
     first: int,
+    clock: Clock,
 ) -> Iterator["Stepper"]:
     """What takes a state and a host batch to the next state and its metrics."""
     blueprint = parameters.blueprint(experiment.model)
     update = make_step(blueprint, tx, experiment)
     config = experiment.objective
     if not isinstance(config, GrpoConfig | PpoConfig | ImitateConfig):
-        yield Stepper(lambda current, host: update(current, mesh_lib.put_batch(host, mesh)))
+
+        def supervised(current: state.TrainState, host: Any):
+            with clock("step"):
+                return update(current, mesh_lib.put_batch(host, mesh))
+
+        yield Stepper(supervised)
         return
     copy = None
     if not isinstance(config, ImitateConfig) and config.reference == "copy":
@@ -265,7 +275,7 @@ def _stepper(
     parts = {"blueprint": blueprint, "chat": chat, "mesh": mesh}
     match config:
         case GrpoConfig():
-            sampler = Rollouts(experiment, **parts, copy=copy)
+            sampler = Rollouts(experiment, **parts, copy=copy, clock=clock)
         case PpoConfig():
             sampler = TurnRollouts(experiment, **parts, copy=copy)
         case _:
@@ -274,9 +284,11 @@ def _stepper(
 
     def step(current: state.TrainState, questions: Any):
         number = int(current.step) // _updates(experiment) + 1
-        rolled = sampler(current, questions)
-        transcript.add(number, rolled)
-        current, metrics = update(current, rolled.batch)
+        with clock("rollout"):
+            rolled = sampler(current, questions)
+            transcript.add(number, rolled)
+        with clock("step"):
+            current, metrics = update(current, rolled.batch)
         return current, metrics | rolled.metrics
 
     with contextlib.closing(sampler):
@@ -335,6 +347,15 @@ class _Sigterm:
         self.asked = True
 
 
+@dataclasses.dataclass(frozen=True)
+class _Pending:
+    """A step that the devices may still be busy with."""
+
+    number: int
+    metrics: dict[str, Any]
+    lap: Lap
+
+
 @dataclasses.dataclass
 class _Loop:
     """The steps, one ahead of the device; everything the host does happens in its shadow."""
@@ -345,62 +366,70 @@ class _Loop:
     store: checkpoint.Checkpoints
     writer: MetricsWriter
     sigterm: _Sigterm
+    watch: Stopwatch
 
     def __post_init__(self):
-        self.compiles, self.watch = CompileCounter(), Stopwatch()
+        self.compiles, self.clock = CompileCounter(), self.watch.clock
         shapes = parameters.blueprint(self.experiment.model).shapes
         self.trained = set(optim.trainable(self.experiment.optim, shapes))
         self.coefficients = terms(self.experiment)
-        self.pending: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
+        self.pending: collections.deque[_Pending] = collections.deque()
 
     def run(self, current: state.TrainState, data: Batches, *, first: int) -> Trained:
         """Steps `first` + 1 to the last."""
         config, total = self.experiment.train, self.experiment.train.steps
         for number in range(first + 1, total + 1):
-            batch, waited = self._next(data)
-            current, metrics = self.step.step(current, batch)
-            self.pending.append((number, metrics | self._timing(batch, waited)))
+            with jax.profiler.StepTraceAnnotation("train", step_num=number):
+                batch, before = self._next(data), self.compiles.count
+                current, metrics = self.step.step(current, batch)
+            self.pending.append(self._pend(number, batch, metrics, before=before))
             if number % config.log_every == 0:
                 self._flush(upto=number - 1)
             asked = self.sigterm.asked
             if asked or number % config.checkpoint_every == 0 or number == total:
                 self._flush(upto=number)
-                kept = data.get_state() | self.step.get_state()
-                self.store.save(number, current, data=kept)
-                _skipped(data, self.workdir)
+                with self.clock("checkpoint"):
+                    kept = data.get_state() | self.step.get_state()
+                    self.store.save(number, current, data=kept)
+                    _skipped(data, self.workdir)
             if asked and number < total:
                 raise Preempted(f"stopped at step {number} of {total}; start again to go on")
         skipped = _skipped(data, self.workdir)
         return Trained(params=current.params, ran=total - first, skipped=skipped)
 
-    def _next(self, data: Batches) -> tuple[HostBatch, float]:
-        """The next batch, on the host, and how long the devices stood idle for want of it."""
-        start = time.monotonic()
-        host = next(data)
-        waited = time.monotonic() - start
-        busy = bool(self.pending) and not _ready(self.pending[-1][1])
-        if len(self.pending) > 1:
-            jax.block_until_ready(self.pending[-2][1]["grad_norm"])  # run one step ahead, no more
-        return host, 0.0 if busy else waited
+    def _next(self, data: Batches) -> HostBatch:
+        """The next batch, on the host."""
+        with self.clock("input"):
+            host = next(data)
+        with self.clock("step"):
+            if len(self.pending) > 1:  # run one step ahead, no more
+                jax.block_until_ready(self.pending[-2].metrics["grad_norm"])
+        return host
 
-    def _timing(self, batch: HostBatch, waited: float) -> dict[str, float]:
-        self.watch.step(waited=waited)
+    def _pend(
+        self, number: int, batch: HostBatch, metrics: dict[str, Any], *, before: int
+    ) -> "_Pending":
+        """What is known of a step that has begun; `before` it so many programs were compiled."""
         if isinstance(batch, Pools):
             frames = sum(len(sample.frames) for sample in batch.samples)
         else:
             frames = _frames(batch.prompt, self.experiment.model)
-        work = None
+        work, hosts = None, jax.process_count()
         if isinstance(batch, Batch | PreferenceBatch):
-            work = flops.per_step(self.experiment.model, batch, trained=self.trained)
-        timing = self.watch.read(frames=frames, flops=work)
-        return timing | {"compiles": self.compiles.count}
+            work = hosts * flops.per_step(self.experiment.model, batch, trained=self.trained)
+        done, count = metrics["grad_norm"], self.compiles.count
+        lap = self.watch.lap(done, frames=hosts * frames, flops=work, compiled=count > before)
+        seconds = self.compiles.seconds
+        return _Pending(number, metrics | {"compiles": count, "compile_seconds": seconds}, lap)
 
     def _flush(self, *, upto: int) -> None:
         """Writes the metrics of finished steps."""
         records = []
-        while self.pending and self.pending[0][0] <= upto:
-            number, metrics = self.pending.popleft()
-            records.append({"step": number} | divide(metrics, self.coefficients))
+        while self.pending and self.pending[0].number <= upto:
+            step = self.pending.popleft()
+            with self.clock("step"):
+                fetched = divide(step.metrics, self.coefficients)
+            records.append({"step": step.number} | fetched | self.watch.read(step.lap))
         good = list(itertools.takewhile(_finite, records))
         self.writer.write(good)
         if len(good) < len(records):
@@ -424,8 +453,3 @@ def _frames(prompt: Prompt, model: ModelConfig) -> int:
 
 def _finite(record: dict[str, float]) -> bool:
     return math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])
-
-
-def _ready(metrics: dict[str, Any]) -> bool:
-    arrays = (x for x in metrics.values() if isinstance(x, jax.Array))
-    return all(x.is_ready() for x in arrays)  # pyright: ignore[reportAttributeAccessIssue]

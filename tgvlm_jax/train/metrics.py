@@ -4,7 +4,6 @@ Losses arrive as device arrays and are fetched a few steps late, so that logging
 host wait for the device. Only here are sums divided by their weights.
 """
 
-import collections
 import json
 import sys
 import time
@@ -17,26 +16,25 @@ import numpy as np
 from tqdm import tqdm
 
 from tgvlm_jax import files
-from tgvlm_jax.train import chips
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 class CompileCounter:
-    """Counts programs that XLA compiles (or fetches from the cache) in this process."""
+    """Counts programs that XLA compiles (or fetches from the cache) in this process.
+
+    Attributes:
+        count: of them. seconds: that this took, together.
+    """
 
     def __init__(self):
-        self.count = 0
+        self.count, self.seconds = 0, 0.0
         jax.monitoring.register_event_duration_secs_listener(self._hear)
 
     def _hear(self, event: str, duration_secs: float, **_: str | int) -> None:
-        self.count += event == _COMPILED
-
-
-def peak_flops() -> float | None:
-    """Peak of all devices together, or None where it is not known."""
-    chip = chips.of(jax.devices()[0])
-    return chip.flops * jax.device_count() if chip else None
+        if event == _COMPILED:
+            self.count += 1
+            self.seconds += duration_secs
 
 
 class MetricsWriter:
@@ -89,6 +87,7 @@ _SHOWN = (
     "reward_spread",
     "kl",
     "answer_tokens",
+    "step_time",
     "input_wait",
     "frames_per_second",
     "mfu",
@@ -121,32 +120,3 @@ def divide(metrics: dict[str, Any], coefficients: dict[str, float]) -> dict[str,
     loss = sum(coefficients[name] * value for name, value in terms.items())
     rest = {name: value for name, value in host.items() if "." not in name}
     return {"loss": loss, **terms, **rest}
-
-
-class Stopwatch:
-    """Per-step timing of a loop that runs one step ahead of the device."""
-
-    def __init__(self):
-        self.waits = collections.deque(maxlen=50)
-        self.times = collections.deque(maxlen=50)
-        self._last = time.monotonic()
-
-    def step(self, *, waited: float) -> None:
-        """Ends a step of which `waited` seconds went by with the device idle for want of input."""
-        now = time.monotonic()
-        self.times.append(now - self._last)
-        self.waits.append(waited)
-        self._last = now
-
-    def read(self, *, frames: int, flops: float | None) -> dict[str, float]:
-        """Recent step time, input wait as a share of it, throughput, and MFU where known."""
-        total = sum(self.times)
-        values = {
-            "step_time": total / len(self.times),
-            "input_wait": sum(self.waits) / total,
-            "frames_per_second": frames * len(self.times) / total,
-        }
-        peak = peak_flops()
-        if not flops or not peak:
-            return values
-        return values | {"mfu": flops * len(self.times) / total / peak}

@@ -26,6 +26,7 @@ from tgvlm_jax.rewards import functions
 from tgvlm_jax.rollout.sampler import Generation, generate
 from tgvlm_jax.schema import Experiment, GrpoConfig
 from tgvlm_jax.train import judging, optim, policy_batch, step
+from tgvlm_jax.train.phases import Clock
 from tgvlm_jax.train.policy_batch import Segmented
 from tgvlm_jax.train.process_rewards import Processed, ProcessRewards
 from tgvlm_jax.train.state import TrainState
@@ -84,8 +85,11 @@ class Rollouts:
         chat: Chat,
         mesh: Mesh | None,
         copy: Params | None = None,
+        clock: Clock | None = None,
     ):
         """`copy` are the parameters of the reference where `objective.reference` is "copy".
+
+        `clock` is told while answers wait for their rewards.
 
         Raises:
             InputError: parts that do not divide the batch, a reference that is not there, or spans
@@ -95,7 +99,7 @@ class Rollouts:
         assert isinstance(config, GrpoConfig)
         check(experiment)
         self.config, self.experiment, self.blueprint = config, experiment, blueprint
-        self.chat, self.mesh, self.copy = chat, mesh, copy
+        self.chat, self.mesh, self.copy, self.clock = chat, mesh, copy, clock or Clock()
         self.judge, self.process = None, None
         if config.process is None:
             self.reward = functions.FUNCTIONS[config.reward]
@@ -136,7 +140,8 @@ class Rollouts:
         ]
         jobs = [self._submit(one, questions.samples[p::count]) for p, one in enumerate(found)]
         sampled = time.monotonic()
-        scored = self._collect(jobs)
+        with self.clock("reward"):
+            scored = self._collect(jobs)
         waited = time.monotonic() - sampled
         batch, stats = policy_batch.assemble(
             tuple(prompts),
