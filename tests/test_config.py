@@ -37,6 +37,7 @@ class Experiment:
     teacher: Optim | None = None
     note: str | None = None
     seed: int | str | None = None
+    trace: bool | int | str = False
     videos: tuple[str, ...] = ("a.mp4",)
     sizes: tuple[int, ...] = ()
     rules: tuple[Rule, ...] = (Rule(pattern="q_proj"),)
@@ -94,6 +95,12 @@ def test_the_tree_is_locked_everywhere(config):
         ("note=none", "note", None),
         ("seed=7", "seed", 7),
         ("seed=abc", "seed", "abc"),
+        ("resume", "resume", True),
+        ("trace", "trace", True),
+        ("trace=True", "trace", True),
+        ("trace=false", "trace", False),
+        ("trace=5", "trace", 5),
+        ("trace=10:15", "trace", "10:15"),
         ("weights.sft=2", "weights.sft", 2.0),
     ],
 )
@@ -129,6 +136,7 @@ def test_an_optional_key_keeps_its_type_once_set(config):
         ("resume=maybe", "config key 'resume' wants bool, got 'maybe'"),
         ("optim=1", "config key 'optim' is a group; set one of its keys: betas, clip, lr"),
         ("teacher=1", "config key 'teacher' is a group; set one of its keys: it is none"),
+        ("trce", "config override 'trce' has no value: write trce=VALUE"),
         ("steps", "config override 'steps' has no value: write steps=VALUE"),
     ],
 )

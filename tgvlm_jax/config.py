@@ -77,13 +77,15 @@ def to_config_dict(value: Any) -> ConfigDict:
     """Turns a (nested) dataclass instance into a locked ConfigDict with the same keys.
 
     An optional field becomes a typed placeholder, so that an override keeps the type and may also
-    say `none`. Tuples stay tuples; the dataclasses in them become ConfigDicts.
+    say `none`; one of several types takes them all. Tuples stay tuples; the dataclasses in them
+    become ConfigDicts.
     """
     hints = typing.get_type_hints(type(value))
     entries = {}
     for field in dataclasses.fields(value):
         entry, hint = _thaw(getattr(value, field.name)), hints[field.name]
-        if type(None) in typing.get_args(hint) and not isinstance(entry, ConfigDict):
+        union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        if union and not isinstance(entry, ConfigDict):
             entry = config_dict.FieldReference(entry, field_type=_value_type(hint))
         entries[field.name] = entry
     return ConfigDict(entries).lock()
@@ -296,18 +298,20 @@ def override(config: ConfigDict, item: str) -> None:
     """Sets one value of a config in place, from text such as `optim.lr=1e-5`.
 
     The text is read as the type the key already has. A tuple is written `(1, 2)`, `1,2` or `a,b`;
-    `none` clears an optional key.
+    `none` clears an optional key, and the name of a switch alone turns it on.
 
     Raises:
         InputError: no `=`, an unknown key (the nearest is named), a group, or a wrong type.
     """
     key, equals, text = item.partition("=")
-    if not equals:
-        raise InputError(f"config override {item!r} has no value: write {item}=VALUE")
     *groups, name = key.split(".")
     holder: Any = config
     for group in groups:
         holder = holder[group] if isinstance(holder, ConfigDict) and group in holder else None
+    if not equals:
+        if not isinstance(holder, ConfigDict) or not isinstance(holder.get(name), bool):
+            raise InputError(f"config override {item!r} has no value: write {item}=VALUE")
+        text = "true"
     if not isinstance(holder, ConfigDict) or name not in holder:
         raise InputError(f"unknown config key {key!r}{_suggest_key(key, config)}")
     where, kind, old = f"config key {key!r}", holder.get_type(name), typing.cast(Any, holder[name])
@@ -348,6 +352,8 @@ def _parse(text: str, kind: type, where: str) -> Any:
         raise InputError(f"{where} wants {kind.__name__}, got {text!r}") from None
     if kind is str:
         return text
+    if kind is object and text.lower() in ("true", "false"):
+        return _WORDS[text.lower()]
     try:
         return ast.literal_eval(text)
     except (SyntaxError, ValueError):

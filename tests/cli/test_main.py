@@ -146,8 +146,8 @@ def test_a_second_run_starts_from_the_defaults(verb):
          "unknown config key 'optim.lrr'; did you mean 'optim.lr'?"),
         (["probe", "--workdir=w", "--config=FILE", "--config.optim.lr=fast"],
          "config key 'optim.lr' wants float, got 'fast'"),
-        (["probe", "--workdir=w", "--config=FILE", "--config.resume"],
-         "config override 'resume' has no value: write resume=VALUE"),
+        (["probe", "--workdir=w", "--config=FILE", "--config.optim.lr"],
+         "config override 'optim.lr' has no value: write optim.lr=VALUE"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_one_line_and_exit_status_2(verb, config_file, capsys, words, message):

@@ -1,6 +1,9 @@
 """Reinforcement learning end to end on a small model: what is sampled is what is trained on."""
 
+import collections
 import dataclasses
+import gzip
+import json
 import shutil
 
 import jax
@@ -177,7 +180,7 @@ def test_a_run_resumes_to_the_bit_and_compiles_once(learns, tmp_path, monkeypatc
     steps = change(learns.train, steps=6, checkpoint_every=3, log_every=2)
     whole = change(learns, train=steps, data=change(learns.data, frames=(6,)))
     straight, parts = tmp_path / "whole", tmp_path / "parts"
-    params = jax.device_get(loop.train(whole, straight).params)
+    params = jax.device_get(loop.train(change(whole, profile="3:5"), straight).params)
     shutil.copytree(straight, parts)
     shutil.rmtree(parts / "checkpoints" / "6")
     resumed = loop.train(whole, parts)
@@ -185,6 +188,14 @@ def test_a_run_resumes_to_the_bit_and_compiles_once(learns, tmp_path, monkeypatc
     for name, value in params.items():
         np.testing.assert_array_equal(value, resumed.params[name], err_msg=name)
 
+    assert traced(straight) == {
+        "input": 2,
+        "rollout": 2,
+        "reward": 2,
+        "checkpoint": 1,
+        "3": 1,
+        "4": 1,
+    }
     records = read_metrics(straight / "metrics.jsonl")
     assert {"reward", "clip_fraction", "answer_tokens", "spans"} <= set(records[0])
     assert len({one["compiles"] for one in records}) == 1
@@ -197,6 +208,19 @@ def test_a_run_resumes_to_the_bit_and_compiles_once(learns, tmp_path, monkeypatc
     groups = read_metrics(parts / "rollouts.jsonl")
     assert [one["step"] for one in groups] == [1, 2, 4, 6]
     assert len(groups[0]["answers"]) == GROUP
+
+
+def traced(workdir):
+    """How often each phase, and each step by its number, stands in the profile of a run."""
+    (file,) = workdir.glob("profile/plugins/profile/*/*.trace.json.gz")
+    (whole,) = workdir.glob("profile/plugins/profile/*/*.xplane.pb")
+    assert whole.stat().st_size > 0
+    events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    names = ("input", "rollout", "reward", "checkpoint")
+    found = collections.Counter(one["name"] for one in events if one.get("name") in names)
+    steps = [one["args"]["step_num"] for one in events if one.get("name") == "train"]
+    assert any(one.get("name") == "step" for one in events)
+    return found + collections.Counter(steps)
 
 
 def odd(text, spans, sample):

@@ -2,6 +2,7 @@
 
     $ tgvlm train --config configs/tiny.py --workdir runs/tiny
     $ tgvlm train --config configs/tiny.py:steps=600 --config.optim.lr=1e-3 --workdir runs/slow
+    $ tgvlm train --config configs/tiny.py --workdir runs/tiny --config.profile  # docs/profiling.md
     $ tgvlm inspect --config configs/tiny.py          # every key there is
 
 The config names the shards to train on (data.shards); `tgvlm shard` makes them. Questions are made

@@ -250,7 +250,12 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One run, whole."""
+    """One run, whole.
+
+    Attributes:
+        profile: steps to trace into WORKDIR/profile (`train/profile.py`): true for five after the
+            first, how many, or which, such as "10:15".
+    """
 
     name: str = "experiment"
     seed: int = 0
@@ -263,6 +268,7 @@ class Experiment:
     train: TrainConfig = TrainConfig()
     evaluation: EvalConfig = EvalConfig()
     mesh: MeshConfig = MeshConfig()
+    profile: bool | int | str = False
 
     def __post_init__(self):
         divides("train.accumulate", self.train.accumulate, "data.batch_size", self.data.batch_size)

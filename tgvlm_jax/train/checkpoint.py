@@ -34,6 +34,7 @@ _FREE = (
     "train.log_every",
     "train.checkpoint_every",
     "train.keep",
+    "profile",
     "evaluation.",
     "mesh.",
     "data.shards",

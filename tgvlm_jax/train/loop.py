@@ -36,7 +36,15 @@ from tgvlm_jax.schema import (
     QwenVisionConfig,
     TimesformerConfig,
 )
-from tgvlm_jax.train import checkpoint, model_folder, optim, rollouts, state, turn_rollouts
+from tgvlm_jax.train import (
+    checkpoint,
+    model_folder,
+    optim,
+    profile,
+    rollouts,
+    state,
+    turn_rollouts,
+)
 from tgvlm_jax.train.demonstrations import Demonstrations
 from tgvlm_jax.train.metrics import CompileCounter, MetricsWriter, divide
 from tgvlm_jax.train.phases import Clock
@@ -93,6 +101,7 @@ def check(experiment: Experiment, chat: Chat) -> None:
             f"data.tokenizer has {chat.vocab_size} tokens, model.decoder.vocab_size={rows}; "
             "make the model's at least as large (tgvlm convert --vocab_size adds rows for <evi>)"
         )
+    profile.steps(experiment.profile, first=0, total=experiment.train.steps)
     if isinstance(experiment.objective, GrpoConfig):
         rollouts.check(experiment)
     if isinstance(experiment.objective, PpoConfig | ImitateConfig):
@@ -377,25 +386,38 @@ class _Loop:
 
     def run(self, current: state.TrainState, data: Batches, *, first: int) -> Trained:
         """Steps `first` + 1 to the last."""
-        config, total = self.experiment.train, self.experiment.train.steps
-        for number in range(first + 1, total + 1):
-            with jax.profiler.StepTraceAnnotation("train", step_num=number):
-                batch, before = self._next(data), self.compiles.count
-                current, metrics = self.step.step(current, batch)
-            self.pending.append(self._pend(number, batch, metrics, before=before))
-            if number % config.log_every == 0:
-                self._flush(upto=number - 1)
-            asked = self.sigterm.asked
-            if asked or number % config.checkpoint_every == 0 or number == total:
-                self._flush(upto=number)
-                with self.clock("checkpoint"):
-                    kept = data.get_state() | self.step.get_state()
-                    self.store.save(number, current, data=kept)
-                    _skipped(data, self.workdir)
-            if asked and number < total:
-                raise Preempted(f"stopped at step {number} of {total}; start again to go on")
+        total, folder = self.experiment.train.steps, self.workdir / profile.FOLDER
+        traced = profile.steps(self.experiment.profile, first=first, total=total)
+        with contextlib.closing(profile.Profiler(folder, traced, self._wait)) as profiler:
+            for number in range(first + 1, total + 1):
+                with profiler.step(number):
+                    current = self._take(number, current, data)
         skipped = _skipped(data, self.workdir)
         return Trained(params=current.params, ran=total - first, skipped=skipped)
+
+    def _take(self, number: int, current: state.TrainState, data: Batches) -> state.TrainState:
+        """One step, and what is to be logged or saved after it."""
+        config, total = self.experiment.train, self.experiment.train.steps
+        batch, before = self._next(data), self.compiles.count
+        current, metrics = self.step.step(current, batch)
+        self.pending.append(self._pend(number, batch, metrics, before=before))
+        if number % config.log_every == 0:
+            self._flush(upto=number - 1)
+        asked = self.sigterm.asked
+        if asked or number % config.checkpoint_every == 0 or number == total:
+            self._flush(upto=number)
+            with self.clock("checkpoint"):
+                kept = data.get_state() | self.step.get_state()
+                self.store.save(number, current, data=kept)
+                _skipped(data, self.workdir)
+        if asked and number < total:
+            raise Preempted(f"stopped at step {number} of {total}; start again to go on")
+        return current
+
+    def _wait(self) -> None:
+        """Until the devices have done all that they were given."""
+        if self.pending:
+            jax.block_until_ready(self.pending[-1].metrics["grad_norm"])
 
     def _next(self, data: Batches) -> HostBatch:
         """The next batch, on the host."""

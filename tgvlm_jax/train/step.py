@@ -139,15 +139,18 @@ def make_step(
     def step(state: TrainState, batch: Any):
         key = jax.random.fold_in(jax.random.fold_in(state.key, _DROPOUT), state.step)
         setting = {"blueprint": blueprint, "experiment": experiment}
-        grads, terms = gradients(state.params, batch, key, **setting)
+        with jax.named_scope("gradients"):  # names in a profile
+            grads, terms = gradients(state.params, batch, key, **setting)
         trained = {name: state.params[name] for name in grads}
-        updates, opt_state = tx.update(grads, state.opt_state, trained)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = tx.update(grads, state.opt_state, trained)
+            changed = optax.apply_updates(trained, updates)
         metrics: Metrics = {"grad_norm": optax.tree.norm(grads)}
         for name, term in terms.items():
             metrics[f"{name}.sum"], metrics[f"{name}.weight"] = term.sum, term.weight
         new = TrainState(
             step=state.step + 1,
-            params=state.params | optax.apply_updates(trained, updates),
+            params=state.params | changed,
             opt_state=opt_state,
             key=state.key,
         )
