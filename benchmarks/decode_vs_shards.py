@@ -23,7 +23,8 @@ from av.video.reformatter import VideoReformatter
 
 import tgvlm_jax
 from tgvlm_jax.data import video
-from tgvlm_jax.data.shards import FrameShards, open_shards, write_shards
+from tgvlm_jax.data.shard_writer import write_shards
+from tgvlm_jax.data.shards import FrameShards, open_shards
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FILM = Path(tgvlm_jax.__file__).resolve().parent / "assets" / "big_buck_bunny.mp4"

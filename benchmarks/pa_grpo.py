@@ -27,7 +27,8 @@ from tgvlm_jax.data import process_records, tokenizer
 from tgvlm_jax.data.anomalies import perturb
 from tgvlm_jax.data.chat import open_chat
 from tgvlm_jax.data.collate import collate
-from tgvlm_jax.data.shards import open_shards, write_shards
+from tgvlm_jax.data.shard_writer import write_shards
+from tgvlm_jax.data.shards import open_shards
 from tgvlm_jax.data.templates import TEMPLATES
 from tgvlm_jax.evaluation.runner import answer
 from tgvlm_jax.judges import judge

@@ -29,7 +29,7 @@ from tgvlm_jax.config import freeze, load
 from tgvlm_jax.data import made_takes
 from tgvlm_jax.data.chat import open_chat
 from tgvlm_jax.data.made_takes import Part
-from tgvlm_jax.data.shards import write_shards
+from tgvlm_jax.data.shard_writer import write_shards
 from tgvlm_jax.evaluation import proficiency
 from tgvlm_jax.evaluation.proficiency import ProficiencyScores
 from tgvlm_jax.evaluation.runner import answer, held_out_samples

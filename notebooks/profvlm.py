@@ -41,7 +41,7 @@ from tgvlm_jax.cli.shard import find_videos
 from tgvlm_jax.config import freeze, load
 from tgvlm_jax.data import made_takes
 from tgvlm_jax.data.made_takes import Part, make_takes
-from tgvlm_jax.data.shards import write_shards
+from tgvlm_jax.data.shard_writer import write_shards
 from tgvlm_jax.data.sources import open_source
 from tgvlm_jax.schema import Experiment
 from tgvlm_jax.train import loop

@@ -53,7 +53,7 @@ EXCEPTIONS = {
 # Imported at the top of a module only when it is a core dependency in pyproject.toml; whatever
 # belongs to an extra is imported inside the function that needs it.
 THIRD_PARTY = {
-    "PIL", "absl", "array_record", "av", "einops", "flax", "grain", "jax", "jaxtyping",
+    "PIL", "absl", "array_record", "av", "einops", "etils", "flax", "grain", "jax", "jaxtyping",
     "ml_collections", "numpy", "optax", "orbax", "safetensors", "scipy", "simplejpeg",
     "tensorflow_datasets", "tokenizers", "tqdm", "transformers",
 }  # fmt: skip

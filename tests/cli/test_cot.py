@@ -8,7 +8,7 @@ import pytest
 
 from tests.data.bad_videos import BIKES
 from tests.judges.test_http import Endpoint
-from tgvlm_jax.data.shards import write_shards
+from tgvlm_jax.data.shard_writer import write_shards
 from tgvlm_jax.train.metrics import read_metrics
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent.parent / "configs"

@@ -10,7 +10,7 @@ from tests.data.test_turn_prompts import DATA, VIT
 from tests.train.conftest import BIKES
 from tgvlm_jax.cli import looking_run, session
 from tgvlm_jax.data.chat import open_chat
-from tgvlm_jax.data.shards import write_shards
+from tgvlm_jax.data.shard_writer import write_shards
 from tgvlm_jax.models import parameters
 from tgvlm_jax.schema import EvalConfig, Experiment, ImitateConfig
 

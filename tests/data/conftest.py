@@ -5,7 +5,8 @@ import pathlib
 import pytest
 
 from tests.data import bad_videos
-from tgvlm_jax.data.shards import open_shards, write_shards
+from tgvlm_jax.data.shard_writer import write_shards
+from tgvlm_jax.data.shards import open_shards
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ from tests.data import bad_videos
 from tgvlm_jax.data import pretext, windows
 from tgvlm_jax.data.augment import resize
 from tgvlm_jax.data.pretext import AnomalyGrounding, answer, question, sentences
-from tgvlm_jax.data.shards import open_shards, write_shards
+from tgvlm_jax.data.shard_writer import write_shards
+from tgvlm_jax.data.shards import open_shards
 from tgvlm_jax.grounding.spans import seconds_to_frames
 from tgvlm_jax.schema import ANOMALY_KINDS, DataConfig
 from tgvlm_jax.types import InputError

@@ -14,7 +14,8 @@ from PIL import Image
 from tests.data import bad_videos
 from tgvlm_jax.data import pretext_tasks
 from tgvlm_jax.data.pretext_source import PretextTasks
-from tgvlm_jax.data.shards import open_shards, write_shards
+from tgvlm_jax.data.shard_writer import write_shards
+from tgvlm_jax.data.shards import open_shards
 from tgvlm_jax.rewards.videossr import read_interval
 from tgvlm_jax.schema import DataConfig
 

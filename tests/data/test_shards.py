@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,9 +22,11 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from tests.data import bad_videos
 from tests.data.bad_videos import BIKES
 from tgvlm_jax.cli import shard as cli
+from tgvlm_jax.data import decode_pool, shard_progress
 from tgvlm_jax.data import shards as shards_module
 from tgvlm_jax.data.manifest import ShardError
-from tgvlm_jax.data.shards import open_shards, write_shards
+from tgvlm_jax.data.shard_writer import write_shards
+from tgvlm_jax.data.shards import open_shards
 from tgvlm_jax.data.video import decode
 from tgvlm_jax.types import InputError
 
@@ -92,10 +95,9 @@ def test_width_none_keeps_each_shape(tmp_path):
     assert shards.frames("vfr", 0, 1).shape == (1, 34, 46, 3)
 
 
-def test_files_fill_up_to_a_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards_module, "_SHARD_BYTES", 50_000)  # each copy has about 26 kB
-    videos = {f"copy {k}": BIKES for k in range(3)}
-    manifest = write_shards(videos, tmp_path, **SETTINGS)
+def test_files_fill_up_to_a_limit(tmp_path):
+    videos = {f"copy {k}": BIKES for k in range(3)}  # each has about 26 kB
+    manifest = write_shards(videos, tmp_path, **SETTINGS, shard_bytes=50_000)
     assert [len(shard.file) for shard in manifest.shards] == [len("frames-00000.arrayrecord")] * 3
     shards = open_shards(tmp_path, verify="hash")
     for video_id in videos:
@@ -125,7 +127,7 @@ def test_only_changed_videos_are_decoded_again(copied, monkeypatch):
     vfr = bad_videos.synthetic(copied.parent / "vfr.mp4", [k / 10 for k in range(30)])
     kept = open_shards(copied).jpegs("bikes", 0, 20)
     asked = []
-    decoders = shards_module.Decoders
+    decoders = decode_pool.Decoders
     real_map = decoders.map
     monkeypatch.setattr(
         decoders,
@@ -221,10 +223,10 @@ def test_killed_run_goes_on_where_it_was(tmp_path):
     """kill -9 after the first shard file: it is kept, and the end is what one run would give."""
     script = """
 import sys
-from tgvlm_jax.data import shards
-shards._SHARD_BYTES = 1000
+from tgvlm_jax.data.shard_writer import write_shards
 videos = {str(k): sys.argv[1] for k in range(5)}
-shards.write_shards(videos, sys.argv[2], fps=25.0, height=34, width=80, progress=False)
+settings = dict(fps=25.0, height=34, width=80, shard_bytes=1000, progress=False)
+write_shards(videos, sys.argv[2], **settings)
 """
     command = [sys.executable, "-c", script, str(BIKES)]
     once, twice = tmp_path / "once", tmp_path / "twice"
@@ -245,7 +247,7 @@ shards.write_shards(videos, sys.argv[2], fps=25.0, height=34, width=80, progress
 
 @pytest.mark.slow
 def test_bar_on_a_terminal(tmp_path):
-    script = "import sys; from tgvlm_jax.data.shards import write_shards as write;"
+    script = "import sys; from tgvlm_jax.data.shard_writer import write_shards as write;"
     script += "write(sys.argv[1:2], sys.argv[2], fps=2.0, height=34)"
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
@@ -260,7 +262,7 @@ def test_bar_on_a_terminal(tmp_path):
 
 @pytest.mark.slow
 def test_lines_elsewhere(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(shards_module, "_LINE_SECONDS", 0.0)
+    monkeypatch.setattr(shard_progress, "_LINE_SECONDS", 0.0)
     videos = {"a": BIKES, "b": BIKES}
     write_shards(videos, tmp_path, **SETTINGS | {"progress": True})
     said = capfd.readouterr().err.splitlines()
@@ -297,14 +299,18 @@ def test_disk_full(tmp_path, size, settings):
         assert list(small.iterdir()) == []
 
 
-def test_disk_full_after_a_shard_file(made, tmp_path):
+def test_disk_full_after_a_shard_file(copied, tmp_path):
     """The shard file just fits, the note that says so does not: then neither may stay."""
-    vfr = bad_videos.variable_rate(tmp_path)
-    (shard,) = open_shards(made).manifest.shards
-    with tmpfs(tmp_path / "small", f"size={shard.bytes}") as small:
+    trial = shutil.copytree(copied, tmp_path / "trial")
+    (shard,) = write_shards({"bikes": BIKES}, trial, **SETTINGS).shards
+    sizes = [*map(len, content(copied).values()), shard.bytes]
+    pages = sum(-(-size // 4096) for size in sizes)
+    with tmpfs(tmp_path / "small", f"size={4 * pages}k") as small:
+        for name, stored in content(copied).items():
+            (small / name).write_bytes(stored)
         with pytest.raises(InputError, match="disk full"):
-            write_shards({"bikes": BIKES, "vfr": vfr}, small, **SETTINGS)
-        assert list(small.iterdir()) == []
+            write_shards({"bikes": BIKES}, small, **SETTINGS)
+        assert content(small) == content(copied)
 
 
 def test_disk_full_keeps_the_old_set(copied, tmp_path):
@@ -495,9 +501,8 @@ def test_pickled_copy_reads(made):
 
 
 def test_many_files_with_few_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards_module, "_SHARD_BYTES", 1)
     monkeypatch.setattr(shards_module, "_OPEN_READERS", 2)
-    write_shards({str(k): BIKES for k in range(4)}, tmp_path, **SETTINGS)
+    write_shards({str(k): BIKES for k in range(4)}, tmp_path, **SETTINGS, shard_bytes=1)
     shards = open_shards(tmp_path)
     for k in (0, 1, 2, 3, 0, 3, 1):
         assert len(shards.jpegs(str(k), 0, 20)) == 20

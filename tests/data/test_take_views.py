@@ -11,7 +11,8 @@ from tgvlm_jax.data import view_features
 from tgvlm_jax.data.chat import open_chat
 from tgvlm_jax.data.collate import collate
 from tgvlm_jax.data.made_takes import FPS, LEVELS, VIEWS, Part, make_takes
-from tgvlm_jax.data.shards import open_shards, write_shards
+from tgvlm_jax.data.shard_writer import write_shards
+from tgvlm_jax.data.shards import open_shards
 from tgvlm_jax.data.take_views import TakeViews, frame_numbers, window_starts
 from tgvlm_jax.schema import DataConfig, TakesConfig
 from tgvlm_jax.types import InputError, ViewFeatures

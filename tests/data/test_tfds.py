@@ -12,7 +12,8 @@ import grain
 import numpy as np
 import simplejpeg
 from tgvlm_jax.data import tfds_builder
-from tgvlm_jax.data.shards import open_shards, write_shards
+from tgvlm_jax.data.shard_writer import write_shards
+from tgvlm_jax.data.shards import open_shards
 from tgvlm_jax.types import InputError, Sample
 
 bikes, base = Path(sys.argv[1]), Path(sys.argv[2])

@@ -13,7 +13,8 @@ from tgvlm_jax.data import hidden_marks
 from tgvlm_jax.data.chat import open_chat
 from tgvlm_jax.data.hidden_marks import OPTIONS, HiddenMarks
 from tgvlm_jax.data.looking import LookedInto
-from tgvlm_jax.data.shards import open_shards, write_shards
+from tgvlm_jax.data.shard_writer import write_shards
+from tgvlm_jax.data.shards import open_shards
 from tgvlm_jax.data.turn_prompts import TurnPrompts
 from tgvlm_jax.schema import DataConfig, ModelConfig, TurnsConfig
 from tgvlm_jax.types import InputError

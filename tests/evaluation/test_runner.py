@@ -10,7 +10,8 @@ from tests.data.bad_videos import BIKES
 from tgvlm_jax.config import freeze
 from tgvlm_jax.data.chat import load_chat
 from tgvlm_jax.data.pretext import AnomalyGrounding
-from tgvlm_jax.data.shards import open_shards, write_shards
+from tgvlm_jax.data.shard_writer import write_shards
+from tgvlm_jax.data.shards import open_shards
 from tgvlm_jax.evaluation import runner
 from tgvlm_jax.rollout.sampler import Generation, Grounding
 from tgvlm_jax.schema import Experiment

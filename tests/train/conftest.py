@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from tests.models.tiny import CONFIG
-from tgvlm_jax.data.shards import write_shards
+from tgvlm_jax.data.shard_writer import write_shards
 from tgvlm_jax.schema import (
     DataConfig,
     DecoderConfig,

@@ -22,7 +22,7 @@ from tgvlm_jax.cli.shard import find_videos
 from tgvlm_jax.config import freeze, load
 from tgvlm_jax.data.chat import load_chat
 from tgvlm_jax.data.made_takes import LEVELS, VIEWS, Part, make_takes
-from tgvlm_jax.data.shards import write_shards
+from tgvlm_jax.data.shard_writer import write_shards
 from tgvlm_jax.models import lora, parameters
 from tgvlm_jax.models.timesformer import Timesformer
 from tgvlm_jax.rollout.sampler import generate

@@ -18,7 +18,7 @@ from pathlib import Path
 from absl import flags as absl_flags
 
 from tgvlm_jax.data.manifest import Manifest
-from tgvlm_jax.data.shards import write_shards
+from tgvlm_jax.data.shard_writer import write_shards
 from tgvlm_jax.types import InputError
 
 _SUFFIXES = (

@@ -16,8 +16,9 @@ from pathlib import Path
 import av
 import simplejpeg
 
-from tgvlm_jax.data import video
-from tgvlm_jax.data.manifest import Settings, VideoEntry, file_sha256
+from tgvlm_jax.data import storage, video
+from tgvlm_jax.data.manifest import Settings, VideoEntry
+from tgvlm_jax.data.storage import Place
 from tgvlm_jax.types import InputError
 
 _START_SECONDS = 120.0  # for a child process to import what it needs
@@ -28,7 +29,7 @@ class Job:
     """One video to decode; its JPEGs go one after the other into the file `spool`."""
 
     id: str
-    path: Path
+    path: Place
     spool: Path
     settings: Settings
     threads: int
@@ -48,8 +49,8 @@ class Decoders:
     def __init__(self, workers: int, *, timeout_s: float) -> None:
         self.pool = ThreadPoolExecutor(workers)
         self._timeout_s = timeout_s
-        self._children = [_Child() for _ in range(workers)]
-        self._idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
+        self._children = [Decoder() for _ in range(workers)]
+        self._idle: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
         for child in self._children:
             self._idle.put(child)
 
@@ -71,20 +72,14 @@ class Decoders:
             yield future.result()
 
     def _decode(self, job: Job, report: Callable[[Job, float], None]) -> Decoded | str:
-        digest = digest_of(job.path)
         child = self._idle.get()
         try:
-            result = child.decode(job, timeout_s=self._timeout_s, report=report)
+            return child.decode(job, timeout_s=self._timeout_s, report=report)
         finally:
             self._idle.put(child)
-        if isinstance(result, str):
-            job.spool.unlink(missing_ok=True)
-            return result
-        entry = dataclasses.replace(result.entry, sha256=digest)
-        return dataclasses.replace(result, entry=entry)
 
 
-class _Child:
+class Decoder:
     """A Python process that decodes one video after the other; started when first needed.
 
     Not a multiprocessing.Process: that would run the caller's main script again.
@@ -96,6 +91,30 @@ class _Child:
     def decode(
         self, job: Job, *, timeout_s: float, report: Callable[[Job, float], None]
     ) -> Decoded | str:
+        """Fetches a video if need be, takes its hash and decodes it into the job's spool.
+
+        Returns:
+            What came of it; or, in one line, why there are no frames. Then there is no spool.
+
+        Raises:
+            OSError: the disk or the network is at fault, not the video.
+        """
+        try:
+            with storage.on_disk(job.path) as path:
+                digest = digest_of(path)
+                local = dataclasses.replace(job, path=path)
+                result = self._ask(local, timeout_s, lambda part: report(job, part))
+        except (FileNotFoundError, PermissionError):
+            if not storage.is_remote(job.path):
+                raise
+            return f"{job.path}: is not there, or you may not read it; check both"
+        if isinstance(result, str):
+            job.spool.unlink(missing_ok=True)
+            return result.replace(str(path), str(job.path))  # not the name of a copy
+        entry = dataclasses.replace(result.entry, sha256=digest)
+        return dataclasses.replace(result, entry=entry)
+
+    def _ask(self, job: Job, timeout_s: float, report: Callable[[float], None]) -> Decoded | str:
         if self._process is None:
             self._start()
         try:
@@ -106,7 +125,7 @@ class _Child:
                     raise message
                 if not isinstance(message, float):
                     return message
-                report(job, message)
+                report(message)
         except (EOFError, ConnectionError):
             code = self._end()
             name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
@@ -161,7 +180,7 @@ def _decode(job: Job, pipe: Connection) -> Decoded | str | OSError:
     settings, seconds, sizes, jpeg, pixels = job.settings, [], [], b"", None
     try:
         source = video.stream(
-            job.path,
+            Path(job.path),  # a file of this machine
             fps=settings.fps,
             height=settings.height,
             width=settings.width,
@@ -202,9 +221,9 @@ def _decode(job: Job, pipe: Connection) -> Decoded | str | OSError:
     return Decoded(entry=entry, sizes=tuple(sizes))
 
 
-def digest_of(path: Path) -> str:
+def digest_of(path: Place) -> str:
     """The sha256 of a file, empty if it cannot be read: the decoder then says why."""
     try:
-        return file_sha256(path) if path.is_file() else ""
+        return storage.sha256(path) if path.is_file() else ""
     except OSError:
         return ""

@@ -1,15 +1,17 @@
 """The manifest of a frame-shard directory: its fields, its JSON file, and how it is checked."""
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tgvlm_jax import files
+from tgvlm_jax.data import storage
+from tgvlm_jax.data.storage import Place
 from tgvlm_jax.types import InputError
 
 VERSION = 1
+FINISHED = "manifest.json"
+UNFINISHED = "manifest.partial.json"  # what a stopped run had finished
 _T = TypeVar("_T")
 _WRONG = object()
 
@@ -91,21 +93,21 @@ class Manifest:
     skipped: tuple[Skipped, ...]
 
 
-def damaged(path: Path, what: str) -> ShardError:
+def damaged(path: Place, what: str) -> ShardError:
     """The one way to say that a file of a shard directory is not as it was written."""
     return ShardError(f"{path}: {what}; re-run `tgvlm shard` to make it again")
 
 
-def load(path: Path) -> Manifest:
+def load(path: Place) -> Manifest:
     """Reads a manifest and checks that its parts agree; the shard files are not looked at.
 
     Raises:
         ShardError: missing, not JSON, of another version, a wrong field, or inconsistent.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(storage.read_text(path))
     except OSError as error:
-        raise damaged(path, f"cannot be read ({error.strerror})") from error
+        raise damaged(path, f"cannot be read ({error.strerror or error})") from error
     except ValueError as error:
         raise damaged(path, f"is not JSON ({error})") from error
     found = raw.get("version") if isinstance(raw, dict) else None
@@ -150,7 +152,7 @@ def _convert(value: Any, expected: Any) -> Any:
     return value if isinstance(value, expected) and type(value) is not bool else _WRONG
 
 
-def _check_records(manifest: Manifest, path: Path) -> None:
+def _check_records(manifest: Manifest, path: Place) -> None:
     """The videos of each shard file must fill its records, without a gap or an overlap."""
     filled = {shard.file: 0 for shard in manifest.shards}
     for entry in sorted(manifest.videos, key=lambda entry: entry.first_record):
@@ -165,16 +167,13 @@ def _check_records(manifest: Manifest, path: Path) -> None:
         raise damaged(path, "names a video twice")
 
 
-def save(manifest: Manifest, path: Path, scratch: Path) -> None:
-    """Writes a manifest at once: whoever reads `path` sees the old one or the new one."""
+def save(manifest: Manifest, path: Place, scratch: Path) -> None:
+    """Writes a manifest at once: whoever reads `path` sees the old one or the new one.
+
+    Raises OSError. `scratch` is a folder of this machine.
+    """
     fresh = scratch / path.name
     with fresh.open("w", encoding="utf-8") as file:
         json.dump(dataclasses.asdict(manifest), file, separators=(",", ":"))
         file.write("\n")
-    files.publish(fresh, path)
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of the content of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    storage.publish(fresh, path)
