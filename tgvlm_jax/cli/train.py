@@ -35,12 +35,13 @@ def main(flags: absl_flags.FlagValues) -> int:
     from tgvlm_jax.config import freeze
     from tgvlm_jax.schema import Experiment
     from tgvlm_jax.train import loop
+    from tgvlm_jax.train.preempt import Preempted
 
     prepare_jax()
     experiment = freeze(flags.config, Experiment)
     try:
         trained = loop.train(experiment, Path(flags.workdir))
-    except loop.Preempted as stop:
+    except Preempted as stop:
         print(stop)
         return SIGTERM_STATUS
     look(Path(flags.workdir))

@@ -199,7 +199,8 @@ class TrainConfig:
             tower or evidence heads of which nothing is there, are initialised; the rest must fit.
         accumulate: micro-batches a batch is cut into; exact, whatever the padding.
         checkpoint_every: steps between checkpoints (one is always written at the end).
-        keep: checkpoints kept.
+        keep: the newest checkpoints that are kept. keep_every: those whose step it divides are kept
+            for good; 0: none.
     """
 
     steps: int = 1000
@@ -208,9 +209,13 @@ class TrainConfig:
     log_every: int = 10
     checkpoint_every: int = 200
     keep: int = 2
+    keep_every: int = 0
 
     def __post_init__(self):
         positive(self, "steps", "accumulate", "log_every", "checkpoint_every", "keep")
+        if self.keep_every:
+            every = self.checkpoint_every
+            divides("train.checkpoint_every", every, "train.keep_every", self.keep_every)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ _FREE = (
     "train.checkpoint_every",
     "train.keep",
     "profile",
+    "train.keep_every",
     "evaluation.",
     "mesh.",
     "data.shards",
@@ -143,12 +144,15 @@ def _compare(old: dict[str, Any], new: dict[str, Any], where: Path) -> None:
 class Checkpoints:
     """Saves and restores the states of one run; saving goes on in the background."""
 
-    def __init__(self, workdir: Path, *, keep: int = 2, read_only: bool = False):
+    def __init__(
+        self, workdir: Path, *, keep: int = 2, keep_every: int = 0, read_only: bool = False
+    ):
+        """Keeps the newest `keep`, and for good those whose step `keep_every` divides."""
         # Orbax tells of every step it takes, and of errors that it also raises.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.directory = workdir.absolute() / "checkpoints"
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
+            preservation_policy=_Policy(keep=keep, keep_every=keep_every),
             create=not read_only,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,  # what a kill left half written
@@ -167,7 +171,14 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: TrainState, *, data: dict[str, Any]) -> None:
-        """Starts writing; a crash leaves either the whole checkpoint or none."""
+        """Starts writing; a crash leaves either the whole checkpoint or none.
+
+        It waits until the state is computed and copied off the devices, and for the checkpoint
+        before this one where that is still being written.
+
+        Raises:
+            InputError: the disk is full or not writable, now or while the one before was written.
+        """
         with files.disk_errors(self.directory.parent, hint=_NO_ROOM):
             # A disk that fills up while Orbax writes makes its threads print tracebacks.
             need = METADATA_BYTES + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
@@ -175,7 +186,8 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_to_tree(state)), data=ocp.args.JsonSave(data)
+                    state=ocp.args.StandardSave(_to_tree(_set_aside(state))),
+                    data=ocp.args.JsonSave(data),
                 ),
             )
 
@@ -251,6 +263,20 @@ class Checkpoints:
             self._manager.close()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Policy:
+    """Which checkpoints stay, as Orbax asks it."""
+
+    keep: int
+    keep_every: int
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """For each of them, the oldest first."""
+        newest = sorted(one.step for one in checkpoints)[-self.keep :]
+        every = self.keep_every
+        return [one.step in newest or bool(every and one.step % every == 0) for one in checkpoints]
+
+
 class _PatientLoop(asyncio.SelectorEventLoop):
     """An event loop that closes when all of its tasks are done."""
 
@@ -310,6 +336,17 @@ def _stored_shapes(folder: Path) -> dict[Any, tuple[int, ...]]:
 def _first_line(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or str(error)
     return " ".join(text.split())[:300]
+
+
+def _set_aside(state: TrainState) -> TrainState:
+    """A copy on CPUs, where Orbax writes arrays from where they lie.
+
+    The next step, which reuses their memory, would wait until they are written. From other devices
+    Orbax copies by itself before it begins.
+    """
+    if jax.default_backend() != "cpu":
+        return state
+    return jax.tree.map(lambda x: jax.device_put(x, x.sharding, may_alias=False), state)
 
 
 def _to_tree(state: TrainState) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import itertools
 import math
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +47,7 @@ from tgvlm_jax.train import (
 from tgvlm_jax.train.demonstrations import Demonstrations
 from tgvlm_jax.train.metrics import CompileCounter, MetricsWriter, divide
 from tgvlm_jax.train.phases import Clock
+from tgvlm_jax.train.preempt import Preempted, Sigterm
 from tgvlm_jax.train.rollouts import Rollouts
 from tgvlm_jax.train.step import make_step, terms
 from tgvlm_jax.train.stopwatch import Lap, Stopwatch
@@ -68,10 +68,6 @@ from tgvlm_jax.types import (
 HostBatch = Batch | PreferenceBatch | Questions | Pools
 
 _KEPT = "rollouts"  # in a checkpoint's JSON, beside what the iterator of the data says
-
-
-class Preempted(Exception):
-    """SIGTERM came; the state is saved, and the same command continues it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -186,7 +182,7 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
     for size in _sizes(experiment):
         mesh_lib.check(experiment.model, mesh, batch_size=size, frames=frames)
     closing = contextlib.closing
-    with _Sigterm() as sigterm, mesh_lib.use(mesh), closing(batches(experiment, chat)) as data:
+    with Sigterm(mesh) as sigterm, mesh_lib.use(mesh), closing(batches(experiment, chat)) as data:
         blueprint = parameters.blueprint(experiment.model)
         shapes = jax.eval_shape(lambda: parameters.init(experiment.model, jax.random.key(0)))
         tx = optim.build(
@@ -199,14 +195,15 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
             model_folder.start(experiment)
         checkpoint.save_experiment(workdir, experiment)  # from here on nothing is wrong with it
         _skipped(data, workdir, told=True)
-        with closing(checkpoint.Checkpoints(workdir, keep=experiment.train.keep)) as store:
+        with closing(_store(experiment, workdir)) as store:
             first = store.latest() or 0
-            start = None if first else model_folder.start(experiment)
-            current = _begin(experiment, tx, start, workdir, mesh)
             kept: dict[str, Any] = {}
             if first:
-                current, kept = store.restore(first, current, mesh=mesh)
+                like = jax.eval_shape(lambda: state.create(experiment, tx))
+                current, kept = store.restore(first, like, mesh=mesh)
                 data.set_state({name: x for name, x in kept.items() if name != _KEPT})
+            else:
+                current = _begin(experiment, tx, model_folder.start(experiment), workdir, mesh)
             _check_encoder(data, current.params)
             writer = MetricsWriter(
                 workdir / "metrics.jsonl",
@@ -222,6 +219,11 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
                 step.set_state(kept)
                 loop = _Loop(experiment, workdir, step, store, writer, sigterm, watch)
                 return loop.run(current, data, first=first)
+
+
+def _store(experiment: Experiment, workdir: Path) -> checkpoint.Checkpoints:
+    config = experiment.train
+    return checkpoint.Checkpoints(workdir, keep=config.keep, keep_every=config.keep_every)
 
 
 def _check_encoder(data: Batches, params: Params) -> None:
@@ -340,22 +342,6 @@ def _begin(
     return create(loaded)
 
 
-class _Sigterm:
-    """Whether SIGTERM has come since the block was entered; it does nothing else there."""
-
-    asked = False
-
-    def __enter__(self):
-        self._previous = signal.signal(signal.SIGTERM, self._ask)
-        return self
-
-    def __exit__(self, *_: Any):
-        signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
-
-    def _ask(self, *_: Any) -> None:
-        self.asked = True
-
-
 @dataclasses.dataclass(frozen=True)
 class _Pending:
     """A step that the devices may still be busy with."""
@@ -374,7 +360,7 @@ class _Loop:
     step: Stepper
     store: checkpoint.Checkpoints
     writer: MetricsWriter
-    sigterm: _Sigterm
+    sigterm: Sigterm
     watch: Stopwatch
 
     def __post_init__(self):
@@ -403,7 +389,7 @@ class _Loop:
         self.pending.append(self._pend(number, batch, metrics, before=before))
         if number % config.log_every == 0:
             self._flush(upto=number - 1)
-        asked = self.sigterm.asked
+        asked = self.sigterm.stops()
         if asked or number % config.checkpoint_every == 0 or number == total:
             self._flush(upto=number)
             with self.clock("checkpoint"):
