@@ -273,8 +273,6 @@ def test_a_full_disk_is_one_line_and_the_earlier_checkpoint_still_loads(small_di
     assert data == {"next": 1}
 
 
-# Writes of Orbax that a full disk has ended report late to its event loop, which is closed by then.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_disk_that_fills_up_while_writing(small_disk, current, monkeypatch):
     """There was room when it began; something else took it."""
     store = Checkpoints(small_disk)
@@ -288,12 +286,9 @@ def test_a_disk_that_fills_up_while_writing(small_disk, current, monkeypatch):
     with pytest.raises(InputError, match=rf"^{small_disk}: cannot be written"):  # noqa: PT012
         store.save(2, current, data={"next": 2})
         store.close()
-    (small_disk / "filler").unlink()
-    store = Checkpoints(small_disk)
-    assert store.steps() == [1]
-    store.save(2, current, data={"next": 2})
-    store.close()
-    assert_equal(restored(small_disk, fresh(seed=1))[0], current)
+    found, data = restored(small_disk, fresh(seed=1))
+    assert_equal(found, current)
+    assert data == {"next": 1}
 
 
 # ------------------------------------------------------------------------------ the config

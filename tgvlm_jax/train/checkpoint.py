@@ -161,6 +161,8 @@ class Checkpoints:
             raise InputError(f"{workdir}: holds no checkpoint yet; train for some steps first")
         with files.disk_errors(workdir, hint=_NO_ROOM):
             self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(_patient())
 
     def latest(self) -> int | None:
         """The newest whole checkpoint's step."""
@@ -258,7 +260,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits until what was saved is on disk."""
-        with files.disk_errors(self.directory.parent, hint=_NO_ROOM):
+        with self._open, files.disk_errors(self.directory.parent, hint=_NO_ROOM):
             self._manager.wait_until_finished()
             self._manager.close()
 
@@ -287,14 +289,23 @@ class _PatientLoop(asyncio.SelectorEventLoop):
 
 
 @contextlib.contextmanager
-def _restoring(where: Path) -> Iterator[None]:
-    """Turns whatever Orbax objects to into one line.
+def _patient() -> Iterator[None]:
+    """Has Orbax end what it began.
 
-    It reads all arrays at once and closes its event loop as soon as one of them cannot be read;
+    It reads and writes all arrays at once and closes its event loop as soon as one of them fails;
     each of the others would then print a traceback, some time later.
     """
     usual = asyncio.new_event_loop
     asyncio.new_event_loop = _PatientLoop
+    try:
+        yield
+    finally:
+        asyncio.new_event_loop = usual
+
+
+@contextlib.contextmanager
+def _restoring(where: Path) -> Iterator[None]:
+    """Turns whatever Orbax objects to into one line."""
     try:
         yield
     except InputError:
@@ -304,8 +315,6 @@ def _restoring(where: Path) -> Iterator[None]:
             f"{where}: damaged, or of another model ({_first_line(error)[:100]}); delete this "
             "folder, then the checkpoint before it counts"
         ) from error
-    finally:
-        asyncio.new_event_loop = usual
 
 
 def _check_arrays(folder: Path, wanted: dict[str, Any]) -> None:
