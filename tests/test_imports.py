@@ -36,6 +36,8 @@ SEES = {
     | {"judges", "text"},
     "report": {"types", "files", "grounding", "text"},
 }
+# Programs of `train`, compiled for chips that are not there and not run.
+SEES["plan"] = BASE | {"data", "models", "rollout", "train"}
 EVERYTHING = {*SEES, "evaluation", "cli"}
 SEES["cli"] = SEES["__main__"] = EVERYTHING
 SEES["__init__"] = set()

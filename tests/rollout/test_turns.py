@@ -221,9 +221,9 @@ def test_features_kept_from_the_rollout_are_those_of_the_frames():
 
 def test_nothing_compiles_for_what_is_said():
     talk("tiny_vit")
-    before = turns._answer._cache_size(), turns._observe._cache_size()
+    before = turns.answer._cache_size(), turns.observe._cache_size()
     other = talk("tiny_vit", seed=1)
-    assert (turns._answer._cache_size(), turns._observe._cache_size()) == before
+    assert (turns.answer._cache_size(), turns.observe._cache_size()) == before
     assert np.any(other.found.text.tokens != talk("tiny_vit").found.text.tokens)
 
 

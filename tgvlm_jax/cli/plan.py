@@ -1,14 +1,17 @@
-"""tgvlm plan: does a run fit a slice of a TPU pod? Compiles its step for it, from any machine.
+"""tgvlm plan: does a run fit a slice of a TPU pod, and how fast can it be? Asked of the compiler.
 
     $ tgvlm plan --config configs/d2vlm_sft.py --topology v5e:4x4
-    $ tgvlm plan --config configs/d2vlm_sft.py:batch=64 --topology v5p:2x2x1 --frames 192
+    $ tgvlm plan --config configs/videossr_grpo.py --topology '2*v5e:16x16' --json plan.json
+    $ tgvlm plan --config configs/tiny.py --topology cpu:8 --config.mesh.fsdp=8
 
-No TPU is needed: libtpu compiles for chips that are not there (pip install '.[plan]'). Compiled is
-the real training step, on the mesh of the config, for the longest batch. Topologies are named by
-chip and shape: v5e:4x4, v5p:2x2x4, v6e:8x8, v4:2x2x1, tpu7x:2x2x1.
+No TPU is needed: libtpu compiles for chips that are not there (pip install '.[plan]'). Compiled are
+the real programs of the config on its mesh, for the longest batch: the training step and, where
+answers are sampled to be learned from, reading prompts and decoding. Topologies: v4:2x2x1, v5e:4x4,
+v5p:2x2x4, v6e:8x8, tpu7x:2x2x1; cpu:8; gpu. What was compiled once is kept. The status is 1 where
+something does not fit.
 """
 
-import dataclasses
+import json
 
 from absl import flags as absl_flags
 
@@ -24,6 +27,16 @@ def flags(flag_values: absl_flags.FlagValues) -> None:
         "topology", None, "<NAME>: such as v5e:4x4", flag_values=flag_values, required=True
     )
     absl_flags.DEFINE_integer(
+        "slices", 0, "of that topology, joined by a network", flag_values=flag_values
+    )
+    absl_flags.DEFINE_list(
+        "steps",
+        None,
+        "train, prefill, decode; what the run uses if absent",
+        flag_values=flag_values,
+    )
+    absl_flags.DEFINE_string("json", None, "<FILE>: the figures, too", flag_values=flag_values)
+    absl_flags.DEFINE_integer(
         "frames", 0, "of every sample; the largest bucket if 0", flag_values=flag_values
     )
     absl_flags.DEFINE_integer(
@@ -34,42 +47,31 @@ def flags(flag_values: absl_flags.FlagValues) -> None:
 
 def main(flags: absl_flags.FlagValues) -> int:
     """Runs the verb; the status is 1 where the run does not fit."""
+    import jax
+
+    from tgvlm_jax import files
     from tgvlm_jax.config import freeze
+    from tgvlm_jax.plan import plan, programs, table, topology
     from tgvlm_jax.schema import Experiment
-    from tgvlm_jax.train import plan
     from tgvlm_jax.train.abstract import Sizes
 
+    if flags.topology != "gpu":  # nothing runs, so no accelerator of this machine is touched
+        jax.config.update("jax_platforms", "cpu")
     experiment = freeze(flags.config, Experiment)
-    frames = flags.frames or max(experiment.data.frames)
-    sizes = Sizes(frames=frames, question=flags.question, answer=flags.answer)
-    print(f"compiling a step of {experiment.name} for {flags.topology} ...", flush=True)
-    found = plan.plan(experiment, flags.topology, sizes=sizes)
-    print(
-        table(
-            found, experiment=experiment, topology=flags.topology, sizes=dataclasses.asdict(sizes)
-        )
+    found = topology.find(flags.topology, slices=flags.slices)
+    made = plan.plan(
+        experiment,
+        found,
+        sizes=Sizes(
+            frames=flags.frames or max(experiment.data.frames),
+            question=flags.question,
+            answer=flags.answer,
+        ),
+        steps=tuple(flags.steps or programs.used(experiment)),
+        tell=lambda line: print(line, flush=True),
     )
-    return 0 if found.fits else DOES_NOT_FIT
-
-
-def table(found, *, experiment, topology: str, sizes: dict[str, int]) -> str:
-    """What a chip holds, as aligned text."""
-    from tgvlm_jax.train.plan import GIB
-
-    data, count = experiment.data, experiment.train.accumulate
-    rows = {
-        "parameters, optimiser": found.state,
-        "batch": found.batch,
-        "while it runs": found.scratch,
-        "at its peak": found.peak,
-    }
-    parts = "in one piece" if count == 1 else f"in {count} micro-batches"
-    lines = [
-        f"{experiment.name} on {topology}: {found.chips} chips ({found.kind})",
-        f"  {data.batch_size} samples a step {parts}; {sizes['frames']} frames,"
-        f" {sizes['question']} + {sizes['answer']} tokens each",
-        *(f"  {name:<24}{size / GIB:>8.2f} GiB a chip" for name, size in rows.items()),
-    ]
-    verdict = "fits" if found.fits else "DOES NOT FIT"
-    limit = f" the {found.available / GIB:g} GiB there are" if found.available else ""
-    return "\n".join([*lines, f"  {verdict}{limit} (compiled in {found.seconds:.0f} s)"])
+    print(table.table(made))
+    if flags.json:
+        with files.replacing(flags.json) as path:
+            path.write_text(json.dumps(table.record(made), indent=1) + "\n")
+    return 0 if made.fits else DOES_NOT_FIT

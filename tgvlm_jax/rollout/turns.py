@@ -96,10 +96,10 @@ def converse(
     model = blueprint.build(params).config
     check_turns(model)
     play = _Play(params, blueprint, limits, blank, keep_features, mesh)
-    read = _read(params, prompt, blueprint=blueprint, samples=samples)
+    read = read_prompt(params, prompt, blueprint=blueprint, samples=samples)
     for turn in range(limits.turns):
         own_key = None if key is None else jax.random.fold_in(key, turn)
-        found, read = _answer(
+        found, read = answer(
             params,
             read,
             mesh_lib.put_batch(~play.going(len(read.next_position)), mesh),
@@ -114,7 +114,7 @@ def converse(
         shown = reply(turn, play.latest())
         if turn == limits.turns - 1 or not play.show(shown):
             break
-        read = _observe(params, read, play.seen[-1], blueprint=blueprint)
+        read = observe(params, read, play.seen[-1], blueprint=blueprint)
     return play.conversations()
 
 
@@ -332,21 +332,25 @@ def see(params: Params, prompt: Prompt, *, blueprint: Blueprint) -> Prompt:
 
 
 @functools.partial(jax.jit, static_argnames=("blueprint", "samples"))
-def _read(params: Params, prompt: Prompt, *, blueprint: Blueprint, samples: int) -> PromptState:
+def read_prompt(
+    params: Params, prompt: Prompt, *, blueprint: Blueprint, samples: int
+) -> PromptState:
+    """What conversations begin with, as `samples` of them to each prompt see it."""
     return for_answers(blueprint.build(params).prefill(prompt), samples)
 
 
 @functools.partial(jax.jit, static_argnames="blueprint")
-def _observe(
+def observe(
     params: Params, read: PromptState, prompt: Prompt, *, blueprint: Blueprint
 ) -> PromptState:
+    """What has been read, with a new observation read after it."""
     return blueprint.build(params).observe(read, prompt)
 
 
 @functools.partial(
     jax.jit, static_argnames=("blueprint", "max_tokens", "end_id", "pad_id", "sampling")
 )
-def _answer(
+def answer(
     params: Params,
     read: PromptState,
     done: jax.Array,

@@ -13,6 +13,7 @@ from tgvlm_jax.data.collate import round_up
 from tgvlm_jax.data.patch_videos import bucket_of
 from tgvlm_jax.models import parameters
 from tgvlm_jax.objectives.grpo import Drawn, PolicyBatch
+from tgvlm_jax.objectives.ppo import TurnBatch
 from tgvlm_jax.schema import (
     DataConfig,
     Experiment,
@@ -23,6 +24,7 @@ from tgvlm_jax.schema import (
     TimesformerConfig,
 )
 from tgvlm_jax.train import optim
+from tgvlm_jax.train.abstract_turns import turn_batch, turn_prompt
 from tgvlm_jax.types import (
     Batch,
     Frames,
@@ -52,17 +54,12 @@ _Array = Callable[..., Any]
 
 def abstract_batch(
     experiment: Experiment, sizes: Sizes, *, mesh: Mesh
-) -> Batch | PreferenceBatch | PolicyBatch:
+) -> Batch | PreferenceBatch | PolicyBatch | TurnBatch:
     """What the step of an experiment takes, laid out as `mesh.put_batch` lays it out."""
     data = experiment.data
     if data.turns is not None:
-        raise InputError("data.turns: a step of several turns cannot be planned yet")
-    rows = PartitionSpec(mesh_lib.RULES["batch"])
-
-    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-        shape = (data.batch_size, *shape)
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, rows))
-
+        return turn_batch(experiment, mesh=mesh)
+    array = _rows(mesh, data.batch_size)
     shown = _prompt(experiment, sizes, array)
     if isinstance(experiment.objective, GrpoConfig):
         with mesh_lib.use(mesh):
@@ -79,6 +76,30 @@ def abstract_batch(
         scored=scored,
         rejected_scored=scored,
     )
+
+
+def abstract_prompt(experiment: Experiment, sizes: Sizes, *, mesh: Mesh, rows: int) -> Prompt:
+    """So many prompts as answers are generated to; where answers are learned from, a frozen tower
+    has done its work.
+    """
+    if experiment.data.turns is not None:
+        return turn_prompt(experiment, mesh=mesh, rows=rows)
+    shown = _prompt(experiment, sizes, _rows(mesh, rows))
+    if not isinstance(experiment.objective, GrpoConfig):
+        return shown
+    with mesh_lib.use(mesh):
+        return _seen(experiment, shown)
+
+
+def _rows(mesh: Mesh, count: int) -> _Array:
+    """What makes an array of `count` rows."""
+    spec = PartitionSpec(mesh_lib.RULES["batch"])
+
+    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        sharding = NamedSharding(mesh, spec)
+        return jax.ShapeDtypeStruct((count, *shape), dtype, sharding=sharding)
+
+    return array
 
 
 def _prompt(experiment: Experiment, sizes: Sizes, array: _Array) -> Prompt:

@@ -22,7 +22,7 @@ from tgvlm_jax.schema import (
     OptimConfig,
     PolicyConfig,
 )
-from tgvlm_jax.train import abstract, optim, plan, state
+from tgvlm_jax.train import abstract, optim, state
 from tgvlm_jax.train.step import make_step
 from tgvlm_jax.types import Views
 
@@ -106,13 +106,3 @@ def test_the_planned_batch_of_answers_is_the_real_one(experiment, frozen):
     planned = abstract.abstract_batch(experiment, sizes, mesh=mesh_lib.make(MeshConfig(fsdp=2)))
     wanted = jax.tree.map(lambda x: (x.shape, x.dtype), rolled.batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), planned) == wanted
-
-
-@pytest.mark.slow
-def test_a_step_compiles_for_a_chip_that_is_not_there():
-    pytest.importorskip("libtpu", reason="the extra `plan` is not installed")
-    experiment = freeze(load(f"{CONFIGS / 'd2vlm_sft.py'}:tiny"), Experiment)
-    found = plan.plan(experiment, "v5e:1x1", sizes=SIZES)
-    assert found.fits
-    assert found.chips == 1
-    assert 0 < found.state < found.peak < found.available

@@ -1,0 +1,1 @@
+"""What a run costs on chips that are not there: compiled for them, counted, weighed."""
