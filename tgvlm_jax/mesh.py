@@ -183,12 +183,24 @@ def replicated(mesh: jax.sharding.Mesh | None) -> NamedSharding | None:
 def put_batch(batch, mesh: jax.sharding.Mesh | None):
     """Moves a host batch to the devices, leading axis over "batch".
 
-    Each process gives its own part of the batch; the result is the global one.
+    Each process gives its own part of the batch, `own_rows`; the result is the global one.
     """
     if mesh is None:
         return jax.device_put(batch)
     sharding = NamedSharding(mesh, PartitionSpec(RULES["batch"]))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def own_rows(
+    mesh: jax.sharding.Mesh | None, count: int, *, host: int | None = None
+) -> tuple[int, ...]:
+    """Which rows of a global batch of `count` are on the devices of this process, or of `host`."""
+    if mesh is None:
+        return tuple(range(count))
+    host = jax.process_index() if host is None else host
+    places = NamedSharding(mesh, PartitionSpec(RULES["batch"])).devices_indices_map((count,))
+    own = (part for device, (part,) in places.items() if device.process_index == host)
+    return tuple(sorted({row for part in own for row in range(count)[part]}))
 
 
 def local(x: jax.Array) -> np.ndarray:

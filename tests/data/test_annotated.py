@@ -170,9 +170,7 @@ def test_a_file_that_breaks_later_costs_its_samples_only(source, film_folder, tm
     folder = tmp_path / "cut"
     shutil.copytree(film_folder, folder)
     made = source(RECORDS, shards=open_shards(folder))
-    maker = BatchMaker(
-        source=made, chat=load_chat("tiny", "phi3"), config=made.config, seed=0, host=0, hosts=1
-    )
+    maker = BatchMaker(source=made, chat=load_chat("tiny", "phi3"), config=made.config, seed=0)
     good = maker(0)
     assert good.response.mask.any(axis=1).all()
     for path in folder.glob("*.arrayrecord"):

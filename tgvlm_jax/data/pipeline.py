@@ -32,26 +32,24 @@ def without_pixels(sample: Sample) -> Sample:
 class BatchMaker:
     """Makes this host's rows of global batch number `step`.
 
-    With a `perturbation` every sample gets a second answer, that is worse, and batches are of
-    preferences; where `asks`, they are Questions; with `data.turns`, they are Pools.
+    `rows` are this host's, None for all of them. With a `perturbation` every sample gets a second
+    answer, that is worse, and batches are of preferences; where `asks`, they are Questions; with
+    `data.turns`, they are Pools.
     """
 
     source: Source
     chat: Chat
     config: DataConfig
     seed: int
-    host: int = 0
-    hosts: int = 1
+    rows: tuple[int, ...] | None = None
     perturbation: PerturbationConfig | None = None
     asks: bool = False
 
     def __call__(self, step: int) -> Batch | PreferenceBatch | Questions | Pools:
         """The rows of batch `step`, made from scratch; other hosts' rows without their pixels."""
-        each = self.config.batch_size // self.hosts
-        mine = range(self.host * each, (self.host + 1) * each)
-        rows = slice(mine.start, mine.stop)
         frames = self.source.bucket(step)
-        numbers = [(n, row in mine) for row, n in enumerate(self.source.numbers(step))]
+        numbers = self._numbers(step)
+        rows = slice(sum(own for _, own in numbers))
         if self.config.turns is not None:
             own = [n for n, is_own in numbers if is_own]
             return Pools(samples=tuple(self.source.sample(n, frames=frames) for n in own))
@@ -66,6 +64,13 @@ class BatchMaker:
         if self.asks:
             return Questions(prompt=batch.prompt, samples=tuple(map(without_pixels, samples[rows])))
         return batch
+
+    def _numbers(self, step: int) -> list[tuple[int, bool]]:
+        """Samples of the whole batch, and whether they are this host's: those come first."""
+        numbers = self.source.numbers(step)
+        mine = range(len(numbers)) if self.rows is None else self.rows
+        others = sorted(set(range(len(numbers))) - set(mine))
+        return [(numbers[row], True) for row in mine] + [(numbers[row], False) for row in others]
 
     def _pair(
         self, number: int, own: bool, frames: int, perturbation: PerturbationConfig
@@ -99,12 +104,7 @@ class Batches:
     """Batches 0, 1, ... `steps` - 1, made ahead in threads, resumable to the batch."""
 
     def __init__(self, maker: BatchMaker, *, steps: int):
-        """Raises InputError where the hosts do not divide the batch."""
         config, self.source = maker.config, maker.source
-        if config.batch_size % maker.hosts:
-            raise InputError(
-                f"data.batch_size={config.batch_size} does not divide by {maker.hosts} hosts"
-            )
         options = grain.ReadOptions(
             num_threads=config.threads, prefetch_buffer_size=config.prefetch
         )

@@ -13,6 +13,13 @@ def positive(config: Any, *names: str) -> None:
             raise InputError(f"{name}={value}: give at least 1")
 
 
+def not_negative(config: Any, *names: str) -> None:
+    """Raises InputError where a named setting is below 0."""
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise InputError(f"{name}={getattr(config, name)}: give 0 or more")
+
+
 def divides(small_name: str, small: int, large_name: str, large: int) -> None:
     """Raises InputError unless `small` divides `large`."""
     if small < 1 or large % small:

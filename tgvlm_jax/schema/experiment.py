@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from tgvlm_jax.schema.checks import divides, positive
+from tgvlm_jax.schema.checks import divides, not_negative, positive
 from tgvlm_jax.schema.model import ModelConfig
 from tgvlm_jax.schema.objective import FpoConfig, GrpoConfig, SftConfig
 from tgvlm_jax.schema.takes import TakesConfig
@@ -201,6 +201,8 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints (one is always written at the end).
         keep: the newest checkpoints that are kept. keep_every: those whose step it divides are kept
             for good; 0: none.
+        watchdog_seconds: a run in which no step is finished for so long ends and says which host
+            hangs in which phase; compiling must take less. 0 waits for ever.
     """
 
     steps: int = 1000
@@ -210,9 +212,11 @@ class TrainConfig:
     checkpoint_every: int = 200
     keep: int = 2
     keep_every: int = 0
+    watchdog_seconds: float = 1800.0
 
     def __post_init__(self):
         positive(self, "steps", "accumulate", "log_every", "checkpoint_every", "keep")
+        not_negative(self, "watchdog_seconds")
         if self.keep_every:
             every = self.checkpoint_every
             divides("train.checkpoint_every", every, "train.keep_every", self.keep_every)

@@ -36,6 +36,7 @@ _FREE = (
     "train.keep",
     "profile",
     "train.keep_every",
+    "train.watchdog_seconds",
     "evaluation.",
     "mesh.",
     "data.shards",

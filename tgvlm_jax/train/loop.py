@@ -37,6 +37,7 @@ from tgvlm_jax.schema import (
 )
 from tgvlm_jax.train import (
     checkpoint,
+    distributed,
     model_folder,
     optim,
     profile,
@@ -53,6 +54,7 @@ from tgvlm_jax.train.step import make_step, terms
 from tgvlm_jax.train.stopwatch import Lap, Stopwatch
 from tgvlm_jax.train.transcript import Transcript
 from tgvlm_jax.train.turn_rollouts import TurnRollouts
+from tgvlm_jax.train.watchdog import Watchdog
 from tgvlm_jax.types import (
     Batch,
     InputError,
@@ -137,16 +139,15 @@ def _check_takes(experiment: Experiment) -> None:
         raise InputError("data.takes.features: the encoder learns; freeze ^tower\\. or set ''")
 
 
-def batches(experiment: Experiment, chat: Chat) -> Batches:
-    """The training data of an experiment, this host's part."""
+def batches(experiment: Experiment, chat: Chat, *, mesh: Mesh | None = None) -> Batches:
+    """The training data of an experiment, this host's part: the rows of its devices."""
     config, objective = experiment.data, experiment.objective
     maker = BatchMaker(
         source=open_source(config, "train", size=experiment.model.frame_size, seed=experiment.seed),
         chat=chat,
         config=config,
         seed=experiment.seed,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
+        rows=mesh_lib.own_rows(mesh, config.batch_size),
         perturbation=objective.perturbation if isinstance(objective, FpoConfig) else None,
         asks=isinstance(objective, GrpoConfig),
     )
@@ -172,17 +173,25 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
 
     Raises:
         InputError: config, shards, mesh, directory or checkpoint are wrong, or the loss is no
-            longer a number.
+            longer a number; or hosts of one run do not agree.
         Preempted: SIGTERM came and the state was saved.
     """
+    clock = Clock()
+    with Watchdog(clock, seconds=experiment.train.watchdog_seconds) as dog:
+        return _train(experiment, workdir, clock, dog)
+
+
+def _train(experiment: Experiment, workdir: Path, clock: Clock, dog: Watchdog) -> Trained:
+    distributed.agree(experiment)
     chat = open_chat(experiment.data, experiment.model)
     check(experiment, chat)
     mesh = mesh_lib.make(experiment.mesh)
+    distributed.check_mesh(mesh, batch_size=experiment.data.batch_size)
     frames = visual_rows(experiment.model, experiment.data)
     for size in _sizes(experiment):
         mesh_lib.check(experiment.model, mesh, batch_size=size, frames=frames)
-    closing = contextlib.closing
-    with Sigterm(mesh) as sigterm, mesh_lib.use(mesh), closing(batches(experiment, chat)) as data:
+    closing, data = contextlib.closing, batches(experiment, chat, mesh=mesh)
+    with Sigterm(mesh) as sigterm, mesh_lib.use(mesh), closing(data):
         blueprint = parameters.blueprint(experiment.model)
         shapes = jax.eval_shape(lambda: parameters.init(experiment.model, jax.random.key(0)))
         tx = optim.build(
@@ -193,10 +202,12 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
         )
         if not checkpoint.has_steps(workdir):
             model_folder.start(experiment)
-        checkpoint.save_experiment(workdir, experiment)  # from here on nothing is wrong with it
+        if distributed.host() == 0:
+            checkpoint.save_experiment(workdir, experiment)  # nothing is wrong with it from here on
+        distributed.check_shared(workdir)
         _skipped(data, workdir, told=True)
         with closing(_store(experiment, workdir)) as store:
-            first = store.latest() or 0
+            first = distributed.gather(store.latest() or 0)[0]
             kept: dict[str, Any] = {}
             if first:
                 like = jax.eval_shape(lambda: state.create(experiment, tx))
@@ -211,14 +222,17 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
                 total_steps=experiment.train.steps,
                 writes=jax.process_index() == 0,
             )
-            clock = Clock()
             stepper = _stepper(
                 experiment, tx, chat, mesh, workdir=workdir, first=first, clock=clock
             )
             with closing(writer), stepper as step, closing(Stopwatch(clock)) as watch:
                 step.set_state(kept)
-                loop = _Loop(experiment, workdir, step, store, writer, sigterm, watch)
-                return loop.run(current, data, first=first)
+                loop = _Loop(experiment, workdir, step, store, writer, sigterm, watch, dog)
+                try:
+                    return loop.run(current, data, first=first)
+                except Exception as error:
+                    dog.failed(error)
+                    raise
 
 
 def _store(experiment: Experiment, workdir: Path) -> checkpoint.Checkpoints:
@@ -362,6 +376,7 @@ class _Loop:
     writer: MetricsWriter
     sigterm: Sigterm
     watch: Stopwatch
+    dog: Watchdog
 
     def __post_init__(self):
         self.compiles, self.clock = CompileCounter(), self.watch.clock
@@ -376,6 +391,7 @@ class _Loop:
         traced = profile.steps(self.experiment.profile, first=first, total=total)
         with contextlib.closing(profile.Profiler(folder, traced, self._wait)) as profiler:
             for number in range(first + 1, total + 1):
+                self.dog.begin(number)
                 with profiler.step(number):
                     current = self._take(number, current, data)
         skipped = _skipped(data, self.workdir)

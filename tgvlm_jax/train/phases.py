@@ -47,11 +47,13 @@ class Clock:
 
     Attributes:
         phase: the innermost, None between phases. since: when it began, by `time.monotonic`.
+        turns: how often it has changed; hosts of one run go through the same.
     """
 
     def __init__(self):
         self.phase: Phase | None = None
         self.since = time.monotonic()
+        self.turns = 0
         self._ended: collections.deque[Stretch] = collections.deque(maxlen=_KEPT)
         self._began: dict[Phase, float] = {}
 
@@ -71,7 +73,7 @@ class Clock:
         now = time.monotonic()
         if self.phase is not None:
             self._ended.append(Stretch(phase=self.phase, start=self.since, end=now))
-        self.phase, self.since = phase, now
+        self.phase, self.since, self.turns = phase, now, self.turns + 1
 
     def began(self, phase: Phase) -> float:
         """When a phase was last entered."""

@@ -1,0 +1,48 @@
+"""Two processes with four devices each compute what one process with eight computes."""
+
+import jax
+import numpy as np
+
+from tests.multiprocess.conftest import experiment
+from tgvlm_jax.train import loop
+from tgvlm_jax.train.checkpoint import Checkpoints
+from tgvlm_jax.train.metrics import read_metrics
+
+TIMES = ("second", "step_time", "input_wait", "mfu", "compile", "flops", "wait")
+
+
+def losses(workdir):
+    """Everything that a run logs but for its timing."""
+    return [
+        {name: value for name, value in record.items() if not any(t in name for t in TIMES)}
+        for record in read_metrics(workdir / "metrics.jsonl")
+    ]
+
+
+def assert_same_losses(found, wanted):
+    assert [record.keys() for record in found] == [record.keys() for record in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        for name, value in other.items():
+            np.testing.assert_allclose(one[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def parameters(workdir, wanted):
+    store = Checkpoints(workdir, read_only=True)
+    found = store.restore_params(wanted.model, mesh=None)
+    store.close()
+    return found
+
+
+def test_supervised_training(launch, shards, tmp_path):
+    hosts = launch(tmp_path / "two")
+    wanted = experiment(shards)
+    whole = loop.train(wanted, tmp_path / "one")
+    assert [host.ends()[0] for host in hosts] == [0, 0]
+    assert_same_losses(losses(tmp_path / "two"), losses(tmp_path / "one"))
+    assert len(losses(tmp_path / "two")) == wanted.train.steps
+    for name, value in parameters(tmp_path / "two", wanted).items():
+        np.testing.assert_allclose(value, whole.params[name], rtol=2e-3, atol=2e-5, err_msg=name)
+    first, second = (host.log.read_text() for host in hosts)
+    assert "step 3/3" in first
+    assert "step" not in second
+    assert jax.process_count() == 1
