@@ -37,7 +37,7 @@ def test_supervised_training(launch, shards, tmp_path):
     hosts = launch(tmp_path / "two")
     wanted = experiment(shards)
     whole = loop.train(wanted, tmp_path / "one")
-    assert [host.ends()[0] for host in hosts] == [0, 0]
+    assert [host.ends()[0] for host in hosts] == [0, 0], hosts[0].log.read_text()
     assert_same_losses(losses(tmp_path / "two"), losses(tmp_path / "one"))
     assert len(losses(tmp_path / "two")) == wanted.train.steps
     for name, value in parameters(tmp_path / "two", wanted).items():

@@ -189,7 +189,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_to_tree(_set_aside(state))),
+                    state=ocp.args.StandardSave(_set_aside(_to_tree(state))),
                     data=ocp.args.JsonSave(data),
                 ),
             )
@@ -348,15 +348,22 @@ def _first_line(error: BaseException) -> str:
     return " ".join(text.split())[:300]
 
 
-def _set_aside(state: TrainState) -> TrainState:
+def _set_aside(tree: dict[str, Any]) -> dict[str, Any]:
     """A copy on CPUs, where Orbax writes arrays from where they lie.
 
     The next step, which reuses their memory, would wait until they are written. From other devices
     Orbax copies by itself before it begins.
     """
     if jax.default_backend() != "cpu":
-        return state
-    return jax.tree.map(lambda x: jax.device_put(x, x.sharding, may_alias=False), state)
+        return tree
+
+    def copy(x: jax.Array) -> jax.Array:
+        """Of this process's shards; others copy theirs."""
+        parts = [(shard.data, shard.device) for shard in x.addressable_shards]
+        fresh = [jax.device_put(data, device, may_alias=False) for data, device in parts]
+        return jax.make_array_from_single_device_arrays(x.shape, x.sharding, fresh)
+
+    return jax.tree.map(copy, tree)
 
 
 def _to_tree(state: TrainState) -> dict[str, Any]:
