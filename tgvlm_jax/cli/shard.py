@@ -5,20 +5,38 @@
 
 Frames are taken at their real time stamps and stored as JPEG, beside a manifest with hashes and
 the second of every frame. A video that cannot be read is skipped and listed. Run it again after
-adding films: what has not changed is reused. `tgvlm inspect --shards shards/` shows the result.
+adding films, or after it was stopped: what has not changed is reused. `tgvlm inspect --shards
+shards/` shows the result.
+
+Both places may be in a bucket (pip install 'tgvlm_jax[gcs]'), and many machines may share the work
+through Apache Beam (pip install 'tgvlm_jax[beam]', in an environment of its own). The files are the
+same, byte for byte, whatever the runner and the number of its workers.
+
+    $ tgvlm shard --videos films/ --out shards/ --runner direct --workers 8      # Beam, here
+    $ tgvlm shard --videos gs://my-bucket/films --out gs://my-bucket/shards --runner dataflow \\
+          --beam project=my-project --beam region=us-central1 --beam max_num_workers=100 \\
+          --beam temp_location=gs://my-bucket/tmp --beam sdk_container_image=IMAGE
+    $ tgvlm shard --videos /nfs/films --out /nfs/shards --runner flink \\
+          --beam flink_master=host:8081 --beam parallelism=64 --beam environment_type=EXTERNAL \\
+          --beam environment_config=localhost:50000
+
+Workers must have tgvlm_jax installed; IMAGE is a Beam SDK container with it (docs/data_format.md).
 """
 
 import functools
 import os
 import time
 from collections import Counter
-from collections.abc import Sized
-from pathlib import Path
+from collections.abc import Sequence, Sized
 
 from absl import flags as absl_flags
 
+from tgvlm_jax.data import storage
+from tgvlm_jax.data.beam_shards import RUNNERS, write_shards_beam
 from tgvlm_jax.data.manifest import Manifest
+from tgvlm_jax.data.shard_files import SHARD_BYTES
 from tgvlm_jax.data.shard_writer import write_shards
+from tgvlm_jax.data.storage import Place
 from tgvlm_jax.types import InputError
 
 _SUFFIXES = (
@@ -38,39 +56,58 @@ def flags(flag_values: absl_flags.FlagValues) -> None:
     integer("height", 224, "pixels; frames are scaled to it")
     integer("width", None, "pixels; without it each video keeps its shape")
     integer("quality", 90, "of the JPEG, 1 to 100", upper_bound=100)
-    integer("workers", os.cpu_count() or 1, "videos decoded side by side")
+    integer("workers", os.cpu_count() or 1, "videos decoded side by side, on this machine")
+    integer("shard_mb", SHARD_BYTES // 2**20, "MiB of JPEG in a shard file")
+    about = "local: processes of this machine; direct and the others: Apache Beam"
+    absl_flags.DEFINE_enum("runner", "local", ["local", *RUNNERS], about, flag_values=flag_values)
+    about = "<KEY=VALUE>: one option of Beam's"
+    absl_flags.DEFINE_multi_string("beam", [], about, flag_values=flag_values)
 
 
 def main(flags: absl_flags.FlagValues) -> None:
     """Runs the verb."""
     run(
-        Path(flags.videos),
-        Path(flags.out),
+        storage.at(flags.videos),
+        storage.at(flags.out),
         fps=flags.fps,
         height=flags.height,
         width=flags.width,
         quality=flags.quality,
         workers=flags.workers,
+        shard_bytes=flags.shard_mb * 2**20,
+        runner=flags.runner,
+        beam=flags.beam,
     )
 
 
 def run(
-    videos: Path,
-    out: Path,
+    videos: Place,
+    out: Place,
     *,
     fps: float,
     height: int,
     width: int | None,
     quality: int,
     workers: int,
+    shard_bytes: int = SHARD_BYTES,
+    runner: str = "local",
+    beam: Sequence[str] = (),
 ) -> None:
     """Shards a video file, or all those below a directory, and prints what came of it.
 
     Raises:
-        InputError: no video there, none that can be read, or `out` cannot be written to.
+        InputError: no video there, none that can be read, `out` cannot be written to, or the
+            runner cannot be used.
     """
+    if beam and runner == "local":
+        raise InputError(
+            f"--beam {beam[0]}: is for Beam; add --runner, one of {', '.join(RUNNERS)}"
+        )
     began = time.monotonic()
-    manifest = write_shards(
+    write = write_shards
+    if runner != "local":
+        write = functools.partial(write_shards_beam, runner=runner, options=beam)
+    manifest = write(
         find_videos(videos),
         out,
         fps=fps,
@@ -78,24 +115,25 @@ def run(
         width=width,
         quality=quality,
         workers=workers,
+        shard_bytes=shard_bytes,
     )
     print(summary(manifest, out))
     print(f"{time.monotonic() - began:.1f} s in all; the next run reuses what has not changed")
 
 
-def find_videos(videos: Path) -> dict[str, Path]:
+def find_videos(videos: Place) -> dict[str, Place]:
     """Video files by id: the path below the directory, without suffix where that is unique.
 
     Raises:
         InputError: nothing there.
     """
-    if not videos.is_dir():
+    if not storage.is_folder(videos):
         return {videos.stem: videos}
-    found = sorted(
+    found = [
         path
-        for path in videos.rglob("*")
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+        for path in storage.files_below(videos)
+        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+    ]
     if not found:
         raise InputError(f"{videos}: no video files there ({', '.join(_SUFFIXES)}); name another")
     bare = [path.relative_to(videos).with_suffix("").as_posix() for path in found]
@@ -106,7 +144,7 @@ def find_videos(videos: Path) -> dict[str, Path]:
     }
 
 
-def summary(manifest: Manifest, out: Path) -> str:
+def summary(manifest: Manifest, out: Place) -> str:
     """What a manifest holds, in a few lines for a person."""
     settings, skipped = manifest.settings, manifest.skipped
     frames = sum(len(entry.seconds) for entry in manifest.videos)

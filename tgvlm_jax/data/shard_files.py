@@ -11,6 +11,7 @@ import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -34,6 +35,16 @@ from tgvlm_jax.types import InputError
 
 SHARD_BYTES = 64 * 2**20  # of JPEG in a file, unless one video has more
 _PATTERN = "frames-*.arrayrecord"
+
+
+class _Video(Protocol):
+    """Whatever knows how many bytes the frames of a video have."""
+
+    @property
+    def bytes(self) -> int: ...
+
+
+_T = TypeVar("_T", bound=_Video)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,9 +105,9 @@ def name_of(number: int) -> str:
     return f"frames-{number:05d}.arrayrecord"
 
 
-def fill(parts: Iterable[Part], limit: int) -> Iterator[list[Part]]:
+def fill(parts: Iterable[_T], limit: int) -> Iterator[list[_T]]:
     """Consecutive videos that share a file of `limit` bytes; one that is larger has its own."""
-    batch: list[Part] = []
+    batch: list[_T] = []
     full = 0
     for part in parts:
         if batch and full + part.bytes > limit:
