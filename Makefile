@@ -8,7 +8,7 @@ LOG := .venv/install.log
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test slow golden lock clean
+.PHONY: help demo test slow golden beam lock clean
 
 help:
 	@echo 'make demo              set up .venv and run the main job on real video (about 6 minutes)'
@@ -17,6 +17,7 @@ help:
 	@echo '                       make test ARGS="-k spans -x" hands options to pytest'
 	@echo 'make slow              the tests that take longer'
 	@echo 'make golden DIR=...    compare with the recorded outputs of the original code'
+	@echo 'make beam              the tests that need Apache Beam, in an environment of its own'
 	@echo 'make lock              resolve the newest dependencies into requirements.lock'
 	@echo 'make clean             remove .venv, caches and build leftovers'
 	@echo
@@ -38,6 +39,14 @@ slow: .venv/dev
 golden: .venv/dev
 	@test -n '$(DIR)' || { echo 'make golden needs the folder: make golden DIR=path/to/golden'; exit 2; }
 	$(BIN)/pytest tests/golden --golden '$(DIR)' $(ARGS)
+
+# Beam's bounds on protobuf, pyarrow and others exclude what requirements.lock pins.
+beam:
+	@test -x .venv-beam/bin/python || $(PYTHON) -m venv .venv-beam
+	.venv-beam/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -e '.[beam,gcs]' beartype psutil pytest pytest-timeout
+	.venv-beam/bin/python -m pytest -m 'slow or not slow' tests/data/test_beam_shards.py \
+	  tests/data/test_shard_tasks.py $(ARGS)
 
 # One installer for both sets: uv where it is there, else pip. Its talk goes to a log that is shown
 # only when something went wrong. $(1) is what to install.
@@ -72,5 +81,5 @@ lock:
 	mv build/requirements.lock requirements.lock
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache build *.egg-info
+	rm -rf .venv .venv-beam .pytest_cache .ruff_cache build *.egg-info
 	find tgvlm_jax tests configs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ RUNNERS = {
     "flink": "FlinkRunner",
     "spark": "SparkRunner",
 }
+_COUNTERS = "tgvlm.shard"  # their namespace in Beam's metrics
 
 
 def write_shards_beam(
@@ -46,6 +48,7 @@ def write_shards_beam(
     workers: int = 1,
     timeout_s: float = 120.0,
     shard_bytes: int = SHARD_BYTES,
+    progress: bool = True,
 ) -> Manifest:
     """`shard_writer.write_shards` on a Beam runner; arguments that it does not have:
 
@@ -76,7 +79,10 @@ def write_shards_beam(
     with writing(place, keep=True) as scratch:
         shard_tasks.save_tasks(plan, {key: _absolute(path) for key, path in named.items()})
         with _failures(place):
-            _run(plan, RUNNERS[runner], pipeline_options)
+            counters = _run(plan, RUNNERS[runner], pipeline_options)
+        if progress:
+            said = ", ".join(f"{counters.get(state, 0)} {state}" for state in shard_tasks.STATES)
+            print(f"shard: of {len(named)} videos {said}", file=sys.stderr, flush=True)
         storage.forget_listings(place)
         manifest = load(plan.scratch / shard_tasks.RESULT)
         try:
@@ -131,9 +137,11 @@ def _options(runner: str, options: Sequence[str], *, workers: int) -> Any:
     return PipelineOptions(words)
 
 
-def _run(plan: Plan, runner: str, options: Any) -> None:
+def _run(plan: Plan, runner: str, options: Any) -> dict[str, int]:
+    """Runs the pipeline to its end; what its counters say."""
     beam = _beam()
     every = beam.pvalue.AsList
+    decoding = type("DecodeVideos", (_DecodeVideos, beam.DoFn), {})
     pipeline = beam.Pipeline(runner=runner, options=options)
     start = pipeline | "Start" >> beam.Create([plan])
     intact = (
@@ -147,7 +155,7 @@ def _run(plan: Plan, runner: str, options: Any) -> None:
         start
         | "ListVideos" >> beam.FlatMap(shard_tasks.read_tasks)
         | "SpreadVideos" >> beam.Reshuffle()
-        | "DecodeVideos" >> beam.ParDo(_decoding(plan), every(intact))
+        | "DecodeVideos" >> beam.ParDo(decoding(plan), every(intact))
         | "KeepOutcomes" >> beam.Reshuffle()  # nothing behind this decodes again when it is retried
     )
     written = (
@@ -162,28 +170,35 @@ def _run(plan: Plan, runner: str, options: Any) -> None:
     state = result.wait_until_finish()
     if str(state) != "DONE":
         raise InputError(f"{plan.out}: the Beam job ended as {state}; see its log, then run again")
+    counters = result.metrics().query(beam.metrics.MetricsFilter().with_namespace(_COUNTERS))
+    return {found.key.metric.name: found.result for found in counters["counters"]}
 
 
-def _decoding(plan: Plan) -> Any:
-    """The step that decodes: each copy of it that Beam makes has a child process."""
-    beam = _beam()
+class _DecodeVideos:
+    """Videos into the scratch folder, with counters of what came of them: a `beam.DoFn`.
 
-    class DecodeVideos(beam.DoFn):
-        """Videos into the scratch folder, with counters of what came of them."""
+    Each copy of it that Beam makes has a child process that decodes. `_run` adds the base class,
+    which is there only with the extra.
+    """
 
-        def setup(self) -> None:
-            self.decoder = Decoder()
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
 
-        def teardown(self) -> None:
-            self.decoder.kill()
+    def setup(self) -> None:
+        """Called by Beam before the first video."""
+        self.decoder = Decoder()
+        self.counter = _beam().metrics.Metrics.counter
 
-        def process(self, task: Task, intact: list[str]) -> Iterator[Outcome]:
-            outcome = shard_tasks.spool(task, plan, self.decoder, intact)
-            beam.metrics.Metrics.counter("tgvlm.shard", f"videos_{outcome.state}").inc()
-            beam.metrics.Metrics.counter("tgvlm.shard", "jpeg_bytes").inc(outcome.bytes)
-            yield outcome
+    def teardown(self) -> None:
+        """Called by Beam after the last one."""
+        self.decoder.kill()
 
-    return DecodeVideos()
+    def process(self, task: Task, intact: list[str]) -> Iterator[Outcome]:
+        """Called by Beam for each video."""
+        outcome = shard_tasks.spool(task, self.plan, self.decoder, intact)
+        self.counter(_COUNTERS, outcome.state).inc()
+        self.counter(_COUNTERS, "jpeg_bytes").inc(outcome.bytes)
+        yield outcome
 
 
 @contextlib.contextmanager

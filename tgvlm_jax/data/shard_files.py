@@ -11,7 +11,7 @@ import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -37,6 +37,7 @@ SHARD_BYTES = 64 * 2**20  # of JPEG in a file, unless one video has more
 _PATTERN = "frames-*.arrayrecord"
 
 
+@runtime_checkable
 class _Video(Protocol):
     """Whatever knows how many bytes the frames of a video have."""
 

@@ -12,9 +12,10 @@ import dataclasses
 import hashlib
 import json
 import tempfile
+import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from tgvlm_jax.data import shard_files, storage
 from tgvlm_jax.data.decode_pool import Decoded, Decoder, Job, digest_of
@@ -23,6 +24,8 @@ from tgvlm_jax.data.shard_files import Earlier, Part, Written
 from tgvlm_jax.data.shard_writer import SCRATCH
 from tgvlm_jax.data.storage import Place
 
+State: TypeAlias = Literal["kept", "found", "decoded", "skipped"]
+STATES: tuple[State, ...] = typing.get_args(State)
 _TASKS = "tasks.jsonl"
 RESULT = "result.json"  # the manifest, before it counts
 
@@ -79,7 +82,7 @@ class Outcome:
     index: int
     id: str
     source: str
-    state: Literal["kept", "found", "decoded", "skipped"]
+    state: State
     bytes: int = 0
     reason: str = ""
 

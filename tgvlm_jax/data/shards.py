@@ -6,10 +6,11 @@ This is how they are read; `shard_writer` and `beam_shards` write them. Shards i
 are read where they are, a request a clip.
 """
 
+import contextlib
 import os
 import threading
 from collections import OrderedDict
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import simplejpeg
@@ -28,6 +29,7 @@ from tgvlm_jax.data.manifest import (
 )
 from tgvlm_jax.data.storage import Place
 
+_Lock: TypeAlias = contextlib.AbstractContextManager[object]
 _OPEN_READERS = 64  # files kept open for random reads
 # Without read-ahead the library asks a bucket for every record by itself.
 _LOCAL = "readahead_buffer_size:0,max_parallelism:0"
@@ -47,7 +49,7 @@ class FrameShards:
         self._records = {shard.file: shard.records for shard in manifest.shards}
         self._lock = threading.Lock()
         # A reader has a position, so each has a lock; seek-and-read is twice as quick as ranges.
-        self._readers: OrderedDict[str, tuple[ArrayRecordReader, threading.Lock]] = OrderedDict()
+        self._readers: OrderedDict[str, tuple[ArrayRecordReader, _Lock]] = OrderedDict()
 
     def __reduce__(self) -> tuple[type, tuple[Place, Manifest]]:
         return FrameShards, (self.directory, self.manifest)
@@ -114,7 +116,7 @@ class FrameShards:
                 raise damaged(path, f"holds a broken frame of {video_id}") from error
         return pixels
 
-    def _reader(self, name: str) -> tuple[ArrayRecordReader, threading.Lock]:
+    def _reader(self, name: str) -> tuple[ArrayRecordReader, _Lock]:
         with self._lock:
             if name in self._readers:
                 self._readers.move_to_end(name)
