@@ -16,14 +16,15 @@ from jaxtyping import Array, Bool, Float, Int
 from tgvlm_jax import mesh
 from tgvlm_jax.models import lora
 from tgvlm_jax.models.layers import Embedding, Linear, RMSNorm, stack
-from tgvlm_jax.ops.attention import PRODUCT, KeyValues, attend, earlier_mask
+from tgvlm_jax.ops.attention import PRODUCT, SUMMED, KeyValues, attend, earlier_mask
 from tgvlm_jax.ops.rope import Rotation, rotate, rotation
 from tgvlm_jax.schema import DecoderConfig, ModelConfig
 from tgvlm_jax.types import pytree
 
 _SAVED = {
     "none": None,
-    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
+    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT, SUMMED),
+    "sums": jax.checkpoint_policies.save_only_these_names(SUMMED),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -179,9 +180,9 @@ class Decoder(nnx.Module):
         return self.embedding(tokens).astype(self.config.dtype)
 
     def head(self) -> Float[Array, "n d"]:
-        """The output matrix, to be used on normalised states."""
+        """The output matrix, to be used on normalised states; put together once for all of them."""
         source = self.untied_head or self.embedding
-        return source.table[...].astype(self.config.dtype)
+        return mesh.gathered(source.table[...].astype(self.config.dtype), mesh.axes("batch"))
 
     def logits(
         self, states: Float[Array, "b t d"], *, head: Float[Array, "n d"] | None = None

@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from tgvlm_jax import mesh
-from tgvlm_jax.ops.attention import PRODUCT
+from tgvlm_jax.ops.attention import PRODUCT, SUMMED
 
 Axes = Sequence[str | None]
 
@@ -95,7 +95,14 @@ class Linear(nnx.Module):
             change = self._adapter(self._dropped(x), self.lora_a[...], self.lora_b[...])
             y = y + change * jnp.asarray(self.adapter_scale, y.dtype)
         y = y if self.bias is None else y + self.bias[...].astype(y.dtype)
-        return checkpoint_name(y, PRODUCT)
+        return checkpoint_name(y, self.name)
+
+    @property
+    def name(self) -> str:
+        """What a remat policy knows the result by."""
+        order = self.formula.split("->")[0].split(",")[1]
+        summed = {name for a, name in zip(order, self.axes, strict=True) if a in self.letters.inputs}
+        return SUMMED if summed & {"heads", "mlp"} else PRODUCT
 
     def _dropped(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """The adapter's input in training: some of it zero, the rest as much larger."""

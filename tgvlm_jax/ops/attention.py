@@ -21,6 +21,9 @@ from tgvlm_jax.types import pytree
 PRODUCT = "product"
 """What a remat policy knows by this name it keeps: results of linear maps and of attention."""
 
+SUMMED = "summed"
+"""The results of linear maps that are sums over tensor parallel chips."""
+
 _FAR_BELOW = -1e30  # finite, so that a row without any key stays free of NaN
 
 

@@ -249,12 +249,16 @@ class MeshConfig:
     Attributes:
         dcn: data parallel over slices. fsdp: data parallel within a slice, parameters sharded.
         tp: tensor parallel. cp: context parallel (sequence).
+        gather: when the weights that fsdp cuts are put together: in every "layer" and again for its
+            gradient, or in every "step" (micro-batch), once; then a chip holds all weights of the
+            layers, cut by tp alone, and as much of gradients, in the type of activations.
     """
 
     dcn: int = 1
     fsdp: int = 1
     tp: int = 1
     cp: int = 1
+    gather: Literal["layer", "step"] = "layer"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

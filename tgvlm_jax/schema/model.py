@@ -139,7 +139,8 @@ class ModelConfig:
         dtype: type of activations; parameters are kept in `param_dtype`. On a CPU bfloat16 gains
             little or nothing, whatever the parameters are in (benchmarks/README.md).
         remat: what a decoder layer keeps for its backward pass: "none" recomputes nothing,
-            "full" everything, "dots" keeps the results of linear maps and of attention.
+            "full" everything, "dots" keeps the results of linear maps and of attention, "sums" of
+            those maps alone whose results tensor parallel chips (mesh.tp) sum: none is summed again.
         unroll: layers unrolled per step of the layer scan; all of them is fastest for a small
             model on a CPU, 1 compiles fastest for a deep one.
     """
@@ -155,7 +156,7 @@ class ModelConfig:
     critic: CriticConfig | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     param_dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: Literal["none", "dots", "full"] = "none"
+    remat: Literal["none", "dots", "sums", "full"] = "none"
     unroll: int = 1
 
     @property

@@ -1,6 +1,7 @@
 """The jitted update: exact under accumulation, whatever the padding of the micro-batches."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from tgvlm_jax.train import optim
 from tgvlm_jax.train.state import TrainState
 
 Metrics = dict[str, jax.Array]
+_LAYER_WEIGHT = re.compile(r"(decoder|tower)\.blocks\.")
 _DROPOUT = 1  # of the streams of random numbers; 0 is that of the initial parameters
 
 
@@ -42,6 +44,8 @@ def gradients(
 
     def loss(trained, micro, key):
         whole = trained | frozen
+        if experiment.mesh.gather == "step":
+            whole |= _gathered(whole, blueprint, experiment)
         model = blueprint.build(whole)
         if not isinstance(experiment.objective, GrpoConfig | PpoConfig):  # sampled without
             model.drop_out(key)
@@ -68,6 +72,15 @@ def gradients(
         )
         (grads, sums), _ = jax.lax.scan(body, zeros, (micro, jax.random.split(key, count)))
     return grads, {n: sft.Term(sum=sums[n], weight=weights[n]) for n in sums}
+
+
+def _gathered(params: Params, blueprint: Blueprint, experiment: Experiment) -> Params:
+    """The weights of all layers, put together and in the type they are used in."""
+    dtype, found = experiment.model.dtype, {}
+    for name in filter(_LAYER_WEIGHT.search, blueprint.matrices):
+        along = mesh.axes("batch", "frames") if "tower." in name else mesh.axes("batch")
+        found[name] = mesh.gathered(params[name].astype(dtype), along)
+    return found
 
 
 def terms(experiment: Experiment) -> dict[str, float]:
