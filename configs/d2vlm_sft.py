@@ -5,8 +5,8 @@
     tgvlm train   --config configs/d2vlm_sft.py --config.data.shards=runs/et \
         --config.data.annotations=evi.json --config.train.init_from=runs/start --workdir runs/sft
 
-Arguments after a colon: `tiny` (every feature at the size of a test), `batch=N`, `epochs=N`.
-Sixteen chips of a TPU v5e hold it (docs/tpu.md).
+Arguments after a colon: `tiny` (every feature at the size of a test), `batch=N`, `epochs=N`,
+`mesh=v5e-16` (a TPU slice that holds it, docs/tpu.md).
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from tgvlm_jax.schema import (
     GroupConfig,
     LoraConfig,
     ModelConfig,
+    layouts,
     presets,
 )
 
@@ -59,7 +60,7 @@ def tiny() -> ModelConfig:
 
 def get_config(arg: str | None = None):
     """The experiment; `tiny` trains all of its parameters, for it starts from scratch."""
-    args = parse_arg(arg, tiny=False, batch=32, epochs=1)
+    args = parse_arg(arg, tiny=False, batch=32, epochs=1, mesh="")
     steps = args.epochs * RECORDS // args.batch
     name = "d2vlm_sft_tiny" if args.tiny else "d2vlm_sft"
     config = to_config_dict(Experiment(name=name, model=tiny() if args.tiny else released()))
@@ -91,6 +92,7 @@ def get_config(arg: str | None = None):
     config.evaluation.batch_size = 16
     config.evaluation.max_tokens = 512
     config.mesh.fsdp = -1
+    layouts.lay_out(config, "d2vlm", args.mesh, batch=args.batch)
     return make_tiny(config) if args.tiny else config
 
 

@@ -21,7 +21,7 @@ as the epochs have).
 import dataclasses
 
 from tgvlm_jax.config import parse_arg, to_config_dict
-from tgvlm_jax.schema import Experiment, GroupConfig, LoraConfig, ModelConfig, TakesConfig, presets
+from tgvlm_jax.schema import Experiment, GroupConfig, LoraConfig, ModelConfig, TakesConfig, layouts, presets
 
 RECORDS = 4000  # about: every expert's commentary on a training take
 WARMUP = 0.1  # share of the steps
@@ -47,7 +47,7 @@ def tiny() -> ModelConfig:
 def get_config(arg: str | None = None):
     """One experiment for each choice of views (ProfVLM 4)."""
     args = parse_arg(
-        arg, tiny=False, ego=False, exos=False, frozen=False, epochs=6, batch=16, steps=0
+        arg, tiny=False, ego=False, exos=False, frozen=False, epochs=6, batch=16, steps=0, mesh=""
     )
     exos = EXOS[:2] if args.tiny else EXOS
     views = ("ego", *exos) if args.ego == args.exos else ("ego",) if args.ego else exos
@@ -81,6 +81,7 @@ def get_config(arg: str | None = None):
     config.evaluation.samples = 10_000  # all
     config.evaluation.max_tokens = 300
     config.mesh.fsdp = 1 if args.tiny else -1
+    layouts.lay_out(config, "profvlm", args.mesh, batch=args.batch)
     return make_tiny(config, steps=args.steps) if args.tiny else config
 
 

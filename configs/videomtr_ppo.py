@@ -11,8 +11,9 @@ annotations the questions are about marks that are hidden in the videos themselv
 
 Arguments after a colon: `grpo` (groups of conversations instead of a critic), `released` (rewards
 as the released code has them, and its discount), `budget=32|64|80` (frames), `single` (one turn
-that shows all of the budget at once), `steps=N` (0: as many as the stage takes), `tiny` (sizes of
-a test). The tiny twin starts from random weights, so a script talks first, by `imitate`:
+that shows all of the budget at once), `steps=N` (0: as many as the stage takes),
+`mesh=v5e-256|v5p-64|v5p-128` (a TPU slice; its batches are in tgvlm_jax/schema/layouts.py), `tiny`
+(sizes of a test). The tiny twin starts from random weights, so a script talks first, by `imitate`:
 
     tgvlm shard --videos tgvlm_jax/assets --out runs/shards --fps 4 --height 72
     tgvlm train --config configs/videomtr_ppo.py:tiny,imitate \
@@ -37,6 +38,7 @@ from tgvlm_jax.schema import (
     PpoConfig,
     TinyVitConfig,
     TurnsConfig,
+    layouts,
     presets,
 )
 
@@ -96,6 +98,7 @@ def get_config(arg: str | None = None):
         single=False,
         budget=32,
         steps=0,
+        mesh="",
     )
     objective = learning(args)
     stage = "imitate" if args.imitate else ("grpo" if args.grpo else "ppo")
@@ -136,6 +139,7 @@ def get_config(arg: str | None = None):
     config.evaluation.samples = 100
     config.evaluation.max_tokens = 512
     config.mesh.fsdp = -1
+    layouts.lay_out(config, "videomtr_grpo" if args.grpo else "videomtr_ppo", args.mesh)
     return make_tiny(config, args) if args.tiny else config
 
 

@@ -9,8 +9,9 @@
 
 One switch makes it plain GRPO: `--config.objective.process.advantages=reasoning`;
 docs/systems/videop2r.md has those of the other ablations. Arguments after a colon: `3b`, `tiny`,
-`steps=N` (0: as many as the stage takes), `prompts=N` a step (7 in the paper, one for each of 7
-GPUs; the chips must divide N).
+`steps=N` (0: as many as the stage takes), `mesh=v5e-256|v5p-64|v5p-128` (a TPU slice),
+`prompts=N` a step (0: 7 as in the paper, one for each of 7 GPUs, or what tgvlm_jax/schema/layouts.py
+has for the slice; chips that share the batch must divide N).
 """
 
 import pathlib
@@ -22,6 +23,7 @@ from tgvlm_jax.schema import (
     PolicyConfig,
     ProcessConfig,
     SamplingConfig,
+    layouts,
 )
 
 
@@ -52,19 +54,20 @@ def objective(*, small: bool) -> GrpoConfig:
 
 def get_config(arg: str | None = None):
     """The experiment: model and data are as in `videop2r_sft.py`."""
-    args = parse_arg(arg, tiny=False, steps=0, prompts=7, **{"3b": False})
+    args = parse_arg(arg, tiny=False, steps=0, prompts=0, mesh="", **{"3b": False})
     small = ",tiny" if args.tiny else ",3b" if getattr(args, "3b") else ""
     first = pathlib.Path(__file__).with_name("videop2r_sft.py")
     config = load(f"{first}:steps={args.steps or 1000}{small}")
     config.name = config.name.replace("sft", "pagrpo")
     with config.unlocked():
         config.objective = to_config_dict(objective(small=args.tiny))
-    config.data.batch_size = args.prompts
+    config.data.batch_size = 7
     config.optim.decay = "cosine"
     config.optim.weight_decay = 0.01
     config.train.accumulate = 1
     config.train.log_every = 1
     config.train.checkpoint_every = 50
+    layouts.lay_out(config, "videop2r_pagrpo", args.mesh, batch=args.prompts)
     if args.tiny:
         config.data.batch_size = 4
         config.optim.lr = 1e-4

@@ -7,14 +7,15 @@
         --config.data.tokenizer=runs/start/hf --config.train.init_from=runs/start --workdir runs/sft
 
 `tgvlm cot` makes such records out of questions. Arguments after a colon: `3b`, `tiny` (every
-feature at the size of a test), `steps=N` (0: one pass over the paper's 162,062 records).
+feature at the size of a test), `steps=N` (0: one pass over the paper's 162,062 records),
+`mesh=v5e-256|v5p-64|v5p-128` (a TPU slice; its batches are in tgvlm_jax/schema/layouts.py).
 `--config.objective.loss_on_prompt=true` learns the prompts, too, as the lineage of the code does.
 """
 
 import dataclasses
 
 from tgvlm_jax.config import parse_arg, to_config_dict
-from tgvlm_jax.schema import Experiment, ModelConfig, presets
+from tgvlm_jax.schema import Experiment, ModelConfig, layouts, presets
 
 RECORDS = 162_062
 PIXELS = 128 * 28 * 28  # of a frame, in training; twice that in evaluation
@@ -28,7 +29,7 @@ def released(*, small: bool) -> ModelConfig:
 
 def get_config(arg: str | None = None):
     """The experiment; everything is trained, the tower, too."""
-    args = parse_arg(arg, tiny=False, steps=0, **{"3b": False})
+    args = parse_arg(arg, tiny=False, steps=0, mesh="", **{"3b": False})
     small = getattr(args, "3b")
     name = "videop2r_sft" + ("_tiny" if args.tiny else "_3b" if small else "")
     model = presets.QWEN2_5_VL_TINY if args.tiny else released(small=small)
@@ -55,11 +56,12 @@ def get_config(arg: str | None = None):
     config.optim.final_lr = 0.0
     config.optim.clip = 5.0
 
-    config.train.steps = args.steps or RECORDS // config.data.batch_size
     config.train.accumulate = 2
     config.train.checkpoint_every = 500
     config.evaluation.max_tokens = 1024
     config.mesh.fsdp = -1
+    layouts.lay_out(config, "videop2r_sft", args.mesh)
+    config.train.steps = args.steps or RECORDS // config.data.batch_size
     return make_tiny(config, steps=args.steps) if args.tiny else config
 
 

@@ -6,8 +6,9 @@
         --config.data.tokenizer=runs/start/hf --config.train.init_from=runs/start --workdir runs/ssr
 
 Arguments after a colon: `tiny` (every feature at the size of a test), `sft` (supervised on the same
-questions), `steps=N` (0: as many as the stage takes). The tiny twin starts from random weights, so
-it is told the answers first:
+questions), `steps=N` (0: as many as the stage takes), `mesh=v5e-256|v5p-64|v5p-128` (a TPU slice;
+its batches are in tgvlm_jax/schema/layouts.py). The tiny twin starts from random weights, so it is
+told the answers first:
 
     tgvlm shard --videos tgvlm_jax/assets --out runs/shards --fps 4 --height 72
     tgvlm train --config configs/videossr_grpo.py:tiny,sft --config.data.shards=runs/shards \
@@ -21,7 +22,15 @@ Unlike the paper's, clips have a stride of their own: 48 frames of 24 seconds to
 import dataclasses
 
 from tgvlm_jax.config import parse_arg, to_config_dict
-from tgvlm_jax.schema import Experiment, GrpoConfig, ModelConfig, PolicyConfig, SftConfig, presets
+from tgvlm_jax.schema import (
+    Experiment,
+    GrpoConfig,
+    ModelConfig,
+    PolicyConfig,
+    SftConfig,
+    layouts,
+    presets,
+)
 
 STEPS = 468  # one pass over 30,000 questions, 64 a step
 
@@ -33,7 +42,7 @@ def released() -> ModelConfig:
 
 def get_config(arg: str | None = None):
     """The experiment (VideoSSR 5); everything is trained, the tower, too."""
-    args = parse_arg(arg, tiny=False, sft=False, steps=0)
+    args = parse_arg(arg, tiny=False, sft=False, steps=0, mesh="")
     objective = GrpoConfig(
         reward="videossr",
         num_generations=8,
@@ -77,6 +86,7 @@ def get_config(arg: str | None = None):
     config.evaluation.samples = 270
     config.evaluation.max_tokens = 128
     config.mesh.fsdp = -1
+    layouts.lay_out(config, "videossr", args.mesh)
     return make_tiny(config, sft=args.sft, steps=args.steps) if args.tiny else config
 
 

@@ -1,5 +1,7 @@
 """One step on a mesh against the same step on one device: losses, gradients, updates, layouts."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from tests.models.tiny import CONFIG, EXPERIMENT, RAGGED, batch, gradients, random_params
 from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.models import parameters
+from tgvlm_jax.ops.attention import causal_mask
 from tgvlm_jax.schema import Experiment, MeshConfig, OptimConfig, TrainConfig
 from tgvlm_jax.train import optim, state
 from tgvlm_jax.train.step import make_step
@@ -18,6 +21,7 @@ MESHES = {
     "fsdp4_tp2": MeshConfig(fsdp=4, tp=2),
     "fsdp8": MeshConfig(fsdp=8),
     "dcn2_fsdp2_tp2": MeshConfig(dcn=2, fsdp=2, tp=2),
+    "gathered_once": MeshConfig(dcn=2, fsdp=2, tp=2, gather="step"),
 }
 # The layout of some parameters of every kind; "embed" is fsdp, "heads", "mlp" and "vocab" are tp.
 LAYOUTS = {
@@ -71,20 +75,82 @@ def alone():
 
 @pytest.mark.parametrize(
     "name",
-    ["fsdp4_tp2", *(pytest.param(n, marks=pytest.mark.slow) for n in MESHES if n != "fsdp4_tp2")],
+    [
+        name if name == "fsdp4_tp2" else pytest.param(name, marks=pytest.mark.slow)
+        for name in MESHES
+    ],
 )
 def test_losses_and_gradients_equal_those_of_one_device(name, alone):
     params, (wanted, terms) = alone
     mesh = mesh_lib.make(MESHES[name])
     mesh_lib.check(CONFIG, mesh, batch_size=8, frames=(6,))
+    experiment = dataclasses.replace(EXPERIMENT, mesh=MESHES[name])
     with mesh_lib.use(mesh):
-        found, found_terms = gradients(laid_out(params, mesh), mesh_lib.put_batch(rows(), mesh))
+        put = mesh_lib.put_batch(rows(), mesh)
+        found, found_terms = gradients(laid_out(params, mesh), put, experiment)
     for term, value in terms.items():
         assert float(found_terms[term].sum) == pytest.approx(float(value.sum), rel=1e-5), term
         assert float(found_terms[term].weight) == float(value.weight), term
     for path, gradient in wanted.items():
         assert_close(found[path], gradient, path)
         assert spec(found[path]) == LAYOUTS.get(path, spec(found[path])), path
+
+
+def decoded(model):
+    """A loss of the decoder alone, as a function of all parameters and of tokens."""
+
+    def loss(params, tokens):
+        decoder = parameters.blueprint(model).build(params).decoder
+        order = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+        places = jnp.broadcast_to(order, tokens.shape)
+        states = decoder(
+            decoder.embed(tokens),
+            turn=decoder.rotation(places),
+            mask=causal_mask(places, jnp.ones_like(tokens, dtype=bool)),
+        )
+        return jnp.mean(jnp.square(decoder.logits(states.final)))
+
+    return jax.jit(jax.value_and_grad(loss))
+
+
+def test_what_does_not_divide_lies_whole_on_every_chip():
+    """2 key heads, 34 hidden values and 33 tokens over 4 chips; what divides is cut all the same."""
+    sizes = dataclasses.replace(CONFIG.decoder, vocab_size=33, hidden=34, layers=2)
+    model = dataclasses.replace(CONFIG, tower=None, evidence=None, decoder=sizes, remat="sums")
+    params, tokens = random_params(model), np.arange(8 * 5, dtype=np.int32).reshape(8, 5) % 33
+    mesh = mesh_lib.make(MeshConfig(fsdp=2, tp=4))
+    mesh_lib.check(model, mesh, batch_size=8, frames=())
+    wanted, gradient = decoded(model)(params, tokens)
+    with mesh_lib.use(mesh):
+        put = laid_out(params, mesh, model)
+        found, gradients = decoded(model)(put, mesh_lib.put_batch(tokens, mesh))
+    layouts = {
+        "decoder.blocks.q.weight": P(None, "fsdp", None, None, None),
+        "decoder.blocks.gate.weight": P(None, "fsdp", None),
+        "decoder.embedding.table": P(None, "fsdp"),
+    }
+    for path, layout in layouts.items():
+        assert spec(put[path]) == spec(gradients[path]) == layout, path
+    assert float(found) == pytest.approx(float(wanted), rel=1e-6)
+    for path, value in gradient.items():
+        assert_close(gradients[path], value, path)
+
+
+def test_gradients_of_weights_are_scattered_not_summed_on_every_chip():
+    """Those of a layer in the passes over the prompt and over the answer, or of both at once."""
+    scattered = {}
+    for gather in ("layer", "step"):
+        experiment = dataclasses.replace(EXPERIMENT, mesh=MeshConfig(fsdp=8, gather=gather))
+        mesh = mesh_lib.make(experiment.mesh)
+        with mesh_lib.use(mesh):
+            params = jax.eval_shape(lambda: parameters.init(CONFIG, jax.random.key(0)))
+            lowered = gradients.lower(params, mesh_lib.put_batch(rows(), mesh), experiment)
+        scattered[gather] = lowered.as_text().count("stablehlo.reduce_scatter")
+    weights = parameters.blueprint(CONFIG).matrices
+    layer = sum(name.startswith("decoder.blocks.") for name in weights)
+    head = 1
+    assert scattered["step"] == len(weights) + head
+    assert scattered["layer"] == scattered["step"] + layer
 
 
 def test_parameters_and_optimiser_state_start_in_their_layouts():

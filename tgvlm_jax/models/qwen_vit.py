@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from tgvlm_jax import mesh
-from tgvlm_jax.models.layers import LayerNorm, Linear, RMSNorm, stack
+from tgvlm_jax.models.layers import Axes, LayerNorm, Linear, RMSNorm, stack
 from tgvlm_jax.ops.vision_rope import grid_rotation, rotate_heads
 from tgvlm_jax.schema import QwenVisionConfig
 from tgvlm_jax.types import PatchRows, pytree
@@ -47,10 +47,17 @@ def _norm(config: QwenVisionConfig, width: int, dtype: jnp.dtype) -> RMSNorm | L
     return kind(width, eps=config.norm_eps, dtype=dtype)
 
 
-def _dense(inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: jnp.dtype) -> Linear:
+def _dense(
+    inputs: int,
+    outputs: int,
+    *,
+    axes: Axes = ("embed", None),
+    rngs: nnx.Rngs,
+    dtype: jnp.dtype,
+) -> Linear:
     return Linear(
         (inputs, outputs),
-        axes=("embed", None),
+        axes=axes,
         formula="bfpd,de->bfpe",
         out=_SLOTS,
         bias=True,
@@ -83,7 +90,8 @@ class QwenVisionBlock(nnx.Module):
         gated = config.kind == "qwen2_5_vl"
         self.gate = _dense(d, config.hidden, rngs=rngs, dtype=dtype) if gated else None
         self.up = _dense(d, config.hidden, rngs=rngs, dtype=dtype)
-        self.down = _dense(config.hidden, d, rngs=rngs, dtype=dtype)
+        # Cut along the tower's width: 3420 and 4304 inside divide by few numbers of chips.
+        self.down = _dense(config.hidden, d, axes=(None, "embed"), rngs=rngs, dtype=dtype)
 
     def __call__(
         self, x: Float[Array, "b f p d"], *, turn: Any, segments: Int[Array, "b f p"]

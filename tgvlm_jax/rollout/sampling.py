@@ -62,8 +62,8 @@ def _drawn(logits: Float[Array, "b n"], key: jax.Array) -> Int32[Array, "b"]:
     """
     weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
     rows, size = weights.shape
-    parts = _parts(size)
-    weights = mesh.reshape(weights, (rows, parts, size // parts), out=("batch", "vocab", None))
+    parts, cut = _parts(size), "vocab" if mesh.size("vocab", size) > 1 else None
+    weights = mesh.reshape(weights, (rows, parts, size // parts), out=("batch", cut, None))
     upto = jnp.cumsum(mesh.shard(jnp.sum(weights, axis=-1), "batch", None), axis=-1)
     layout = jax.typeof(upto).sharding if mesh.active() else None
     wanted = upto[:, -1:] * jax.random.uniform(key, (rows, 1), out_sharding=layout)
@@ -79,7 +79,7 @@ def _drawn(logits: Float[Array, "b n"], key: jax.Array) -> Int32[Array, "b"]:
 
 def _parts(size: int) -> int:
     """How many parts of a vocabulary to take: few more than its square root, and as laid out."""
-    shards = mesh.size("vocab")
+    shards = mesh.size("vocab", size)
     each, least = size // shards, max(1, math.isqrt(size) // shards)
     return shards * next(count for count in range(least, each + 1) if each % count == 0)
 
