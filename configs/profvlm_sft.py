@@ -21,7 +21,15 @@ as the epochs have).
 import dataclasses
 
 from tgvlm_jax.config import parse_arg, to_config_dict
-from tgvlm_jax.schema import Experiment, GroupConfig, LoraConfig, ModelConfig, TakesConfig, layouts, presets
+from tgvlm_jax.schema import (
+    Experiment,
+    GroupConfig,
+    LoraConfig,
+    ModelConfig,
+    TakesConfig,
+    layouts,
+    presets,
+)
 
 RECORDS = 4000  # about: every expert's commentary on a training take
 WARMUP = 0.1  # share of the steps

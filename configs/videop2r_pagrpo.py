@@ -10,8 +10,8 @@
 One switch makes it plain GRPO: `--config.objective.process.advantages=reasoning`;
 docs/systems/videop2r.md has those of the other ablations. Arguments after a colon: `3b`, `tiny`,
 `steps=N` (0: as many as the stage takes), `mesh=v5e-256|v5p-64|v5p-128` (a TPU slice),
-`prompts=N` a step (0: 7 as in the paper, one for each of 7 GPUs, or what tgvlm_jax/schema/layouts.py
-has for the slice; chips that share the batch must divide N).
+`prompts=N` a step (0: 7 as in the paper, one for each of 7 GPUs, or what the slice has in
+tgvlm_jax/schema/layouts.py; chips that share the batch must divide N).
 """
 
 import pathlib

@@ -65,7 +65,7 @@ def make(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.shardi
 
 def check(
     model: ModelConfig,
-    mesh: jax.sharding.Mesh | None,
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None,
     *,
     batch_size: int,
     frames: Sequence[int],

@@ -101,7 +101,8 @@ class Linear(nnx.Module):
     def name(self) -> str:
         """What a remat policy knows the result by."""
         order = self.formula.split("->")[0].split(",")[1]
-        summed = {name for a, name in zip(order, self.axes, strict=True) if a in self.letters.inputs}
+        inputs = self.letters.inputs
+        summed = {name for axis, name in zip(order, self.axes, strict=True) if axis in inputs}
         return SUMMED if summed & {"heads", "mlp"} else PRODUCT
 
     def _dropped(self, x: Float[Array, "..."]) -> Float[Array, "..."]:

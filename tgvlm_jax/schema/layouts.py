@@ -35,9 +35,7 @@ _V5E_256 = MeshConfig(fsdp=64, tp=4)
 
 LAYOUTS: dict[str, dict[str, Layout]] = {
     "d2vlm": {
-        "v5e-16": Layout(
-            topology="v5e:4x4", mesh=MeshConfig(fsdp=16), batch_size=32, accumulate=2
-        ),
+        "v5e-16": Layout(topology="v5e:4x4", mesh=MeshConfig(fsdp=16), batch_size=32, accumulate=2),
     },
     "videop2r_sft": {
         "v5e-256": Layout(topology="v5e:16x16", mesh=_V5E_256, batch_size=64),
