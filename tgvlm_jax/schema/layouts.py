@@ -6,8 +6,7 @@ is as it is: docs/tpu.md, "How models are laid out".
 """
 
 import dataclasses
-
-from ml_collections import ConfigDict
+from typing import Any
 
 from tgvlm_jax.config import suggest, to_config_dict
 from tgvlm_jax.schema.experiment import MeshConfig
@@ -81,8 +80,8 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
 }
 
 
-def lay_out(config: ConfigDict, stage: str, slices: str, *, batch: int = 0) -> None:
-    """Sets mesh and batches of an experiment; without a name of `slices` its mesh stays as it is.
+def lay_out(config: Any, stage: str, slices: str, *, batch: int = 0) -> None:
+    """Sets mesh and batches of a ConfigDict; without a name of `slices` its mesh stays as it is.
 
     `batch`, if it is not 0, counts instead of what the layout, or the experiment, has.
 
