@@ -37,7 +37,7 @@ SEES = {
     "report": {"types", "files", "grounding", "text"},
 }
 # Programs of `train`, compiled for chips that are not there and not run.
-SEES["plan"] = BASE | {"data", "models", "rollout", "train"}
+SEES["plan"] = BASE | {"data", "models", "objectives", "rollout", "train"}
 EVERYTHING = {*SEES, "evaluation", "cli"}
 SEES["cli"] = SEES["__main__"] = EVERYTHING
 SEES["__init__"] = set()

@@ -11,6 +11,7 @@ v5p:2x2x4, v6e:8x8, tpu7x:2x2x1; cpu:8; gpu. What was compiled once is kept. The
 something does not fit.
 """
 
+import dataclasses
 import json
 
 from absl import flags as absl_flags
@@ -35,6 +36,9 @@ def flags(flag_values: absl_flags.FlagValues) -> None:
         "train, prefill, decode; what the run uses if absent",
         flag_values=flag_values,
     )
+    absl_flags.DEFINE_bool(
+        "search", False, "the largest micro-batch that fits, too", flag_values=flag_values
+    )
     absl_flags.DEFINE_string("json", None, "<FILE>: the figures, too", flag_values=flag_values)
     absl_flags.DEFINE_integer(
         "frames", 0, "of every sample; the largest bucket if 0", flag_values=flag_values
@@ -51,7 +55,7 @@ def main(flags: absl_flags.FlagValues) -> int:
 
     from tgvlm_jax import files
     from tgvlm_jax.config import freeze
-    from tgvlm_jax.plan import plan, programs, table, topology
+    from tgvlm_jax.plan import plan, programs, search, table, topology
     from tgvlm_jax.schema import Experiment
     from tgvlm_jax.train.abstract import Sizes
 
@@ -59,19 +63,26 @@ def main(flags: absl_flags.FlagValues) -> int:
         jax.config.update("jax_platforms", "cpu")
     experiment = freeze(flags.config, Experiment)
     found = topology.find(flags.topology, slices=flags.slices)
-    made = plan.plan(
-        experiment,
-        found,
-        sizes=Sizes(
-            frames=flags.frames or max(experiment.data.frames),
-            question=flags.question,
-            answer=flags.answer,
-        ),
-        steps=tuple(flags.steps or programs.used(experiment)),
-        tell=lambda line: print(line, flush=True),
+    sizes = Sizes(
+        frames=flags.frames or max(experiment.data.frames),
+        question=flags.question,
+        answer=flags.answer,
     )
+    steps = tuple(flags.steps or programs.used(experiment))
+
+    def tell(line: str) -> None:
+        print(line, flush=True)
+
+    made = plan.plan(experiment, found, sizes=sizes, steps=steps, tell=tell)
+    record = table.record(made)
     print(table.table(made))
+    for line in search.advice(experiment, made):
+        print(line)
+    if flags.search:
+        largest = search.largest(experiment, found, sizes=sizes, tell=tell)
+        record["largest"] = dataclasses.asdict(largest)
+        print(table.searched(largest, batch=experiment.data.batch_size))
     if flags.json:
         with files.replacing(flags.json) as path:
-            path.write_text(json.dumps(table.record(made), indent=1) + "\n")
+            path.write_text(json.dumps(record, indent=1) + "\n")
     return 0 if made.fits else DOES_NOT_FIT

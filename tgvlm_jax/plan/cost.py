@@ -191,5 +191,5 @@ def _kernel(one: Instruction) -> dict[str, Kernel]:
         return {}
     said = re.search(r'"?cost_estimate"?:\s*(\{[^}]*\})', one.attributes.replace("\\22", '"'))
     flops = float(json.loads(said[1]).get("flops", math.nan)) if said else math.nan
-    name = (one.text("op_name") or one.name).split("/")[-1]
+    name = re.sub(r"(\.(\d+|clone))+$", "", one.name)
     return {name: Kernel(runs=1.0, flops=None if math.isnan(flops) else flops)}

@@ -32,6 +32,7 @@ class Step:
         peak: the most at any moment, `beside` included; what is needed where it does not fit.
         found: what the compiler made of it. time: None on chips that the table does not know.
         tokens: that a run generates, an answer.
+        model_flops: that the model needs, a chip; 0 where nobody counts them.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Step:
     found: Compiled
     time: Time | None
     tokens: int = 0
+    model_flops: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,6 +128,7 @@ def _step(program: Program, found: Compiled, topology: Topology, available: floa
         found=found,
         time=_time(found.cost, program, topology),
         tokens=program.tokens,
+        model_flops=program.model_flops / program.mesh.size,
     )
 
 

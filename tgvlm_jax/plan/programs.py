@@ -19,6 +19,7 @@ from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.data.patch_videos import visual_rows
 from tgvlm_jax.models import parameters
 from tgvlm_jax.models.parameters import Blueprint
+from tgvlm_jax.plan.model_flops import of_step
 from tgvlm_jax.plan.topology import Topology, mesh_config
 from tgvlm_jax.rollout import turns
 from tgvlm_jax.rollout.sampler import generate
@@ -45,6 +46,7 @@ class Program:
         mesh: that it runs on. lower: makes it, with the mesh set.
         held: bytes a chip of its arguments, by kind. beside: of what else lies there meanwhile.
         tokens: that one run generates, an answer; 0 for none.
+        model_flops: that the model needs for it, on all chips; 0 where nobody counts them.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Program:
     held: dict[str, float]
     beside: dict[str, float]
     tokens: int = 0
+    model_flops: float = 0.0
 
 
 def used(experiment: Experiment) -> tuple[str, ...]:
@@ -142,6 +145,7 @@ class _Run:
             lower=lambda: make_step(blueprint, tx, experiment).lower(current, batch),
             held={**self._kinds(current), "batch": size(batch)},
             beside=self._copy(current),
+            model_flops=of_step(experiment, batch),
         )
 
     def prefill(self) -> Program:

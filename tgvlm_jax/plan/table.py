@@ -6,6 +6,7 @@ from typing import Any
 from tgvlm_jax.plan import store
 from tgvlm_jax.plan.cost import Cost
 from tgvlm_jax.plan.plan import GIB, Plan, Step
+from tgvlm_jax.plan.search import Found
 
 
 def record(plan: Plan) -> dict[str, Any]:
@@ -41,6 +42,17 @@ def table(plan: Plan) -> str:
     return "\n".join(lines)
 
 
+def searched(found: Found, *, batch: int) -> str:
+    """What a search has found, in a line."""
+    if not found.micro:
+        return "not even one sample a chip fits"
+    setting = f"train.accumulate={found.accumulate}" if found.accumulate else "another batch"
+    return (
+        f"largest micro-batch: {found.micro} samples, {found.each} for each chip that has some "
+        f"({setting} for data.batch_size={batch}; tried {', '.join(map(str, found.tried))} a chip)"
+    )
+
+
 def _step(step: Step, plan: Plan) -> list[str]:
     rows = [*step.held.items(), *((f"{name}, beside", size) for name, size in step.beside.items())]
     lines = [f"{step.name}: {step.about}"]
@@ -48,9 +60,9 @@ def _step(step: Step, plan: Plan) -> list[str]:
     memory = step.found.memory
     if memory is not None:
         lines.append(_row("temporaries", _size(memory.temporaries)))
-    room = f" of {plan.available / GIB:g}" if plan.available else ""
+    room = f"of {plan.available / GIB:g} GiB  " if plan.available else ""
     verdict = "fits" if step.fits else "DOES NOT FIT"
-    lines.append(_row("at its peak", _size(step.peak), f"{room.strip()}  {verdict}"))
+    lines.append(_row("at its peak", _size(step.peak), f"{room}{verdict}"))
     if step.found.cost is not None:
         lines += _costs(step, step.found.cost)
     return lines
@@ -58,6 +70,7 @@ def _step(step: Step, plan: Plan) -> list[str]:
 
 def _costs(step: Step, cost: Cost) -> list[str]:
     time = step.time
+    peak = cost.flops / time.compute if time and time.compute else 1.0
     told = [_time(getattr(time, name)) if time else "" for name in ("compute", "memory")]
     lines = [
         _row("products", _flops(cost.flops), told[0]),
@@ -74,6 +87,9 @@ def _costs(step: Step, cost: Cost) -> list[str]:
     if time is not None:
         both = f"{_time(time.overlapped)} to {_time(time.serial)}"
         lines.append(_row("time at least", both, f"bound by {time.bound}"))
+        if step.model_flops:
+            least, most = (step.model_flops / peak / t for t in (time.serial, time.overlapped))
+            lines.append(_row("MFU at most", f"{least:.0%} to {most:.0%}", "of the peak"))
         if time.compiler:
             lines.append(_row("compiler's estimate", _time(time.compiler), "without collectives"))
     if step.tokens and time is not None:
