@@ -1,12 +1,14 @@
 """The steps of sharding, taken by hand: out of order, twice, or not to the end."""
 
 import os
+import pathlib
 import shutil
+import tempfile
 
 import pytest
 
 from tests.data import bad_videos, clips
-from tgvlm_jax.data import shard_files, shard_tasks
+from tgvlm_jax.data import shard_files, shard_tasks, storage
 from tgvlm_jax.data.decode_pool import Decoder
 from tgvlm_jax.data.manifest import load
 from tgvlm_jax.data.shard_tasks import Plan
@@ -70,8 +72,10 @@ def finished(plan, outcomes):
     written = [shard_tasks.write(file, plan) for file in [*files, *reversed(files)]]
     shard_tasks.conclude(plan, outcomes.values(), written)
     manifest = load(plan.scratch / shard_tasks.RESULT)
-    shard_files.finish(manifest, plan.place, scratch=plan.scratch)
-    shutil.rmtree(plan.scratch)
+    disk = None if storage.is_remote(plan.place) else plan.scratch
+    with tempfile.TemporaryDirectory(dir=disk) as folder:
+        shard_files.finish(manifest, plan.place, scratch=pathlib.Path(folder))
+    storage.remove_folder(plan.scratch)
 
 
 def states(outcomes):

@@ -23,7 +23,9 @@ from tgvlm_jax.types import InputError
 def flags(flag_values: absl_flags.FlagValues) -> None:
     """Defines the flags of the verb."""
     define_config(flag_values, required=False)
-    absl_flags.DEFINE_string("shards", None, "<DIR>: frame shards", flag_values=flag_values)
+    absl_flags.DEFINE_string(
+        "shards", None, "<DIR>: frame shards, here or gs://...", flag_values=flag_values
+    )
     absl_flags.DEFINE_string(
         "checkpoint", None, "<DIR>: of a run, or in Hugging Face format", flag_values=flag_values
     )
@@ -52,7 +54,7 @@ def main(flags: absl_flags.FlagValues) -> int:
     if flags.config:
         _config(flags.config)
     if flags.shards:
-        _shards(Path(flags.shards), verify=flags.verify)
+        _shards(flags.shards, verify=flags.verify)
     if flags.checkpoint:
         folder = Path(flags.checkpoint)
         theirs = (folder / "config.json").exists() and not (folder / "experiment.json").exists()
@@ -68,7 +70,7 @@ def _annotations(flags: absl_flags.FlagValues) -> int:
     return inspect_annotations.run(
         Path(flags.annotations),
         experiment=freeze(flags.config, Experiment) if flags.config else None,
-        shards=Path(flags.shards) if flags.shards else None,
+        shards=flags.shards,
         record=flags.record,
     )
 
@@ -81,12 +83,12 @@ def _config(config) -> None:
     print(dump(config), end="")
 
 
-def _shards(folder: Path, *, verify: bool) -> None:
+def _shards(folder: str, *, verify: bool) -> None:
     from tgvlm_jax.cli.shard import summary
     from tgvlm_jax.data.shards import open_shards
 
     shards = open_shards(folder, verify="hash" if verify else "size")
-    print(summary(shards.manifest, folder))
+    print(summary(shards.manifest, shards.directory))
     print(f"\n{'video':<32}{'seconds':>10}{'frames':>8}{'fps':>7}  shard")
     for name in shards.video_ids:
         entry = shards.video(name)

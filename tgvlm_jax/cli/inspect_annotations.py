@@ -20,7 +20,7 @@ _BARS = " ▁▂▃▄▅▆▇█"
 _WIDE = 100
 
 
-def run(path: Path, *, experiment: Experiment | None, shards: Path | None, record: int) -> int:
+def run(path: Path, *, experiment: Experiment | None, shards: str | None, record: int) -> int:
     """Prints what a file holds; 1 if a record is bad, else 0.
 
     Args:

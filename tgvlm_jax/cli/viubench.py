@@ -52,9 +52,7 @@ def main(flags: absl_flags.FlagValues) -> None:
 
     numbers = {name: flags[name].value for name in ("each", "seed", "frames")}
     given = {name: value for name, value in numbers.items() if value is not None}
-    made = viubench_run.questions(
-        Path(flags.shards), Path(flags.out), given=given, config=flags.config
-    )
+    made = viubench_run.questions(flags.shards, Path(flags.out), given=given, config=flags.config)
     if flags.checkpoint is None:
         return
     run = Path(flags.checkpoint)

@@ -22,7 +22,7 @@ QUESTIONS = "questions.json"
 
 
 def questions(
-    shards: Path, out: Path, *, given: Mapping[str, int], config: ConfigDict | None
+    shards: str, out: Path, *, given: Mapping[str, int], config: ConfigDict | None
 ) -> viubench.Benchmark:
     """Reads the questions in a folder, or makes them where there are none.
 

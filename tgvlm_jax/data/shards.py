@@ -10,6 +10,7 @@ import contextlib
 import os
 import threading
 from collections import OrderedDict
+from fnmatch import fnmatch
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -126,6 +127,8 @@ class FrameShards:
             options = _REMOTE if storage.is_remote(path) else _LOCAL
             reader = ArrayRecordReader(str(path), options)
             found = reader.num_records()
+            if found != self._records[name] and storage.is_remote(path):
+                reader.read()  # only now a bucket says what is wrong
         except (RuntimeError, ValueError) as error:
             raise _unreadable(path, "cannot be opened", error) from error
         if found != self._records[name]:
@@ -164,21 +167,24 @@ def open_shards(
     if directory == "":
         raise ShardError("data.shards names no folder; set it to what `tgvlm shard` wrote")
     directory = storage.at(directory)
-    storage.forget_listings(directory)
-    if not storage.names(directory, "manifest*.json", "frames-*"):
+    try:
+        sizes = storage.sizes(directory)
+    except OSError as error:
+        raise ShardError(f"{directory}: cannot be read ({error.strerror or error})") from error
+    manifests = {name for name in sizes if fnmatch(name, "manifest*.json")}
+    if not manifests and not any(name.startswith("frames-") for name in sizes):
         raise ShardError(
             f"{directory}: no frame shards there; make them: tgvlm shard --videos FILMS --out "
             f"{directory}"
         )
-    if storage.names(directory, "manifest*.json") == [UNFINISHED]:
+    if manifests == {UNFINISHED}:
         raise ShardError(f"{directory}: was not finished; re-run `tgvlm shard`, it continues there")
     manifest = load(directory / FINISHED)
     for shard in manifest.shards:
         path = directory / shard.file
-        try:
-            size = storage.size(path)
-        except OSError as error:
-            raise damaged(path, f"is missing or unreadable ({error.strerror or error})") from error
+        size = sizes.get(shard.file)
+        if size is None:
+            raise damaged(path, "is missing")
         if size != shard.bytes:
             raise damaged(path, f"has {size} bytes, not the {shard.bytes} of the manifest")
         if verify == "hash" and storage.sha256(path) != shard.sha256:

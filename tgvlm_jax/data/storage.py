@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeAlias
 
@@ -90,18 +91,45 @@ def stamp(place: Place) -> str:
         return f"{found.length} {found.mtime}"
 
 
+def sizes(folder: Place) -> dict[str, int]:
+    """The bytes of each file in a folder, by name: one request to a bucket. None without a folder.
+
+    Raises:
+        OSError: the folder is there and cannot be listed.
+    """
+    if isinstance(folder, Path):
+        if not folder.is_dir():
+            return {}
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    forget_listings(folder)
+    with reaching(folder), contextlib.suppress(FileNotFoundError):
+        found = backend.fsspec_backend.fs(folder).ls(os.fspath(folder), detail=True)
+        return {
+            entry["name"].rpartition("/")[2]: entry["size"]
+            for entry in found
+            if entry["type"] == "file"
+        }
+    return {}
+
+
 def names(folder: Place, *patterns: str) -> list[str]:
-    """The names in a folder that fit one of the patterns, in order; none without a folder."""
-    with reaching(folder):
-        return sorted({path.name for pattern in patterns for path in folder.glob(pattern)})
+    """The names of files in a folder that fit one of the patterns, in order."""
+    found = sizes(folder)
+    return sorted(name for name in found if any(fnmatch(name, pattern) for pattern in patterns))
 
 
 def files_below(place: Place) -> list[Place]:
     """All files in a folder and the folders in it, in order of their paths."""
     if isinstance(place, Path):
         return sorted(path for path in place.rglob("*") if path.is_file())
+    found: list[Place] = []
     with reaching(place):
-        return sorted(folder / name for folder, _, names in place.walk() for name in names)
+        for folder, _, names in place.walk():
+            text = os.fspath(folder)  # from which etils drops the scheme
+            below = epath.Path(text if "://" in text else f"gs://{text}")
+            found += [below / name for name in names]
+    return sorted(found)
 
 
 def sha256(place: Place) -> str:

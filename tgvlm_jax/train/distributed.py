@@ -32,6 +32,7 @@ from jax.sharding import Mesh
 
 import tgvlm_jax
 from tgvlm_jax import mesh as mesh_lib
+from tgvlm_jax.data import storage
 from tgvlm_jax.schema import Experiment
 from tgvlm_jax.train import checkpoint
 from tgvlm_jax.types import InputError
@@ -178,7 +179,7 @@ def agree(experiment: Experiment) -> None:
 def facts(experiment: Experiment) -> dict[str, str]:
     """What must be the same on all hosts."""
     found = {"jax": jax.__version__, "tgvlm": tgvlm_jax.__version__}
-    manifest = Path(experiment.data.shards) / "manifest.json"
+    manifest = storage.at(experiment.data.shards) / "manifest.json"
     if manifest.is_file():
         found["what data.shards holds"] = str(uuid.uuid5(uuid.NAMESPACE_OID, manifest.read_text()))
     found |= {key: repr(value) for key, value in checkpoint.flat(experiment).items()}
