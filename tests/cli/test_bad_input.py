@@ -66,7 +66,8 @@ def test_folder_with_a_bad_video_goes_on(tgvlm, tmp_path):
     bad_videos.cut_in_data(films).rename(films / "cut.mp4")
     (films / "whole.mp4").unlink()
     said = tgvlm("shard", "--videos", films, "--out", out, "--fps=2", "--height=16", "--width=16")
-    assert (said.status, said.err) == (0, "")
+    assert said.status == 0
+    assert {line[:7] for line in said.err.splitlines()} <= {"shard: "}  # progress, if it took long
     assert f"{out}: 1 video, 10.0 s of film\n" in said.out
     assert f"  1 skipped:\n    cut: {films / 'cut.mp4'}: damaged or cut off" in said.out
 
