@@ -88,17 +88,22 @@ def _likeliest(logits: Float[Array, "b n"], count: int) -> Bool[Array, "b n"]:
     """The `count` largest of each row, and what equals the last of them."""
     if count >= logits.shape[1]:
         return jnp.ones(logits.shape, bool)
-    ordered = jnp.sort(logits, axis=1)
+    ordered = jnp.sort(_whole(logits), axis=1)
     return logits >= ordered[:, -count][:, None]
 
 
 def _nucleus(logits: Float[Array, "b n"], share: float) -> Bool[Array, "b n"]:
     """The fewest of the likeliest tokens that hold `share` of the probability."""
     probabilities = jax.nn.softmax(logits, axis=-1)
-    ordered = -jnp.sort(-probabilities, axis=-1)
+    ordered = -jnp.sort(-_whole(probabilities), axis=-1)
     before = jnp.cumsum(ordered, axis=-1) - ordered
     least = jnp.min(jnp.where(before < share, ordered, jnp.inf), axis=-1, keepdims=True)
     return probabilities >= least
+
+
+def _whole(x: Float[Array, "b n"]) -> Float[Array, "b n"]:
+    """With all of a row on one device, as sorting it needs."""
+    return mesh.shard(x, "batch", None)
 
 
 def used_tokens(prompt: Prompt, evidence_id: int | jax.Array, *, size: int) -> Bool[Array, "b n"]:
