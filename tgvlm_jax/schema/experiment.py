@@ -33,7 +33,7 @@ class DataConfig:
     """Where samples come from and how they are cut into batches.
 
     Attributes:
-        shards: folder that `tgvlm shard` wrote.
+        shards: folder that `tgvlm shard` wrote, of this machine or gs://BUCKET/....
         fps: frames a second of those shards; annotated videos may have a whole multiple of it.
         annotations: JSON to train on, about videos in the shards, of E.T. Instruct or of VideoP2R
             (parts by a `*` in the name); "" makes questions out of the videos themselves.
