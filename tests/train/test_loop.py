@@ -160,7 +160,8 @@ def test_a_loss_that_is_no_number_stops_the_run(experiment, tmp_path):
     """Nothing of it is logged or saved, threads and files are closed, and the advice works."""
     data = dataclasses.replace(experiment.data, frames=(4,))
     optim = OptimConfig(lr=1e30, clip=0.0, warmup_steps=2)
-    wild = dataclasses.replace(experiment, data=data, optim=optim)
+    train = dataclasses.replace(experiment.train, on_nan="stop")
+    wild = dataclasses.replace(experiment, data=data, optim=optim, train=train)
     threads = set(threading.enumerate())
     with pytest.raises(InputError, match=r"^step \d: loss (nan|inf).* lower optim.lr"):
         loop.train(wild, tmp_path)

@@ -203,6 +203,11 @@ class TrainConfig:
             for good; 0: none.
         watchdog_seconds: a run in which no step is finished for so long ends and says which host
             hangs in which phase; compiling must take less. 0 waits for ever.
+        on_nan: what to do about an update whose loss or gradient is no number: "skip" it, "rewind"
+            to the checkpoint before and go on with the data after it, "stop". It is never applied.
+        on_spike: the same about a gradient norm, or a loss of supervised training, of more than
+            `spike_factor` times the median of the last `spike_window` updates; "ignore" applies it.
+        skips: steps without any update in a row, rewinds: in all, after which the run stops.
     """
 
     steps: int = 1000
@@ -213,10 +218,19 @@ class TrainConfig:
     keep: int = 2
     keep_every: int = 0
     watchdog_seconds: float = 1800.0
+    on_nan: Literal["skip", "rewind", "stop"] = "skip"
+    on_spike: Literal["ignore", "skip", "rewind", "stop"] = "ignore"
+    spike_factor: float = 10.0
+    spike_window: int = 64
+    skips: int = 10
+    rewinds: int = 3
 
     def __post_init__(self):
         positive(self, "steps", "accumulate", "log_every", "checkpoint_every", "keep")
+        positive(self, "spike_window", "skips", "rewinds")
         not_negative(self, "watchdog_seconds")
+        if not self.spike_factor > 1:
+            raise InputError(f"train.spike_factor={self.spike_factor}: give more than 1")
         if self.keep_every:
             every = self.checkpoint_every
             divides("train.checkpoint_every", every, "train.keep_every", self.keep_every)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -29,20 +30,26 @@ from tgvlm_jax.schema import Experiment, ModelConfig
 from tgvlm_jax.train.state import TrainState
 from tgvlm_jax.types import InputError
 
-# What may change between the runs of one work directory without changing what is computed.
+# What may change between the runs of one work directory: it does not change what is computed, or
+# says what to do when that went wrong.
 _FREE = (
     "train.log_every",
     "train.checkpoint_every",
     "train.keep",
     "profile",
-    "train.keep_every",
     "train.watchdog_seconds",
+    "train.on_nan",
+    "train.on_spike",
+    "train.spike_factor",
+    "train.skips",
+    "train.rewinds",
     "evaluation.",
     "mesh.",
     "data.shards",
     "data.threads",
     "data.prefetch",
 )
+_WINDOW = "window"
 METADATA_BYTES = 2**19
 """Of a checkpoint, at most, beside its arrays."""
 _NO_ROOM = "free some space or give another --workdir. Earlier checkpoints are whole"
@@ -146,14 +153,23 @@ class Checkpoints:
     """Saves and restores the states of one run; saving goes on in the background."""
 
     def __init__(
-        self, workdir: Path, *, keep: int = 2, keep_every: int = 0, read_only: bool = False
+        self,
+        workdir: Path,
+        *,
+        keep: int = 2,
+        keep_every: int = 0,
+        every: int = 1,
+        read_only: bool = False,
     ):
-        """Keeps the newest `keep`, and for good those whose step `keep_every` divides."""
+        """Keeps the newest `keep`, and for good those whose step `keep_every` divides.
+
+        `every` so many steps one is saved by plan; of these the newest stays, too, for `rewind_to`.
+        """
         # Orbax tells of every step it takes, and of errors that it also raises.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        self.directory = workdir.absolute() / "checkpoints"
+        self.directory, self._every = workdir.absolute() / "checkpoints", every
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_Policy(keep=keep, keep_every=keep_every),
+            preservation_policy=_Policy(keep=keep, keep_every=keep_every, every=every),
             create=not read_only,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,  # what a kill left half written
@@ -172,6 +188,15 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Steps of all whole checkpoints, the oldest first."""
         return sorted(self._manager.all_steps())
+
+    def rewind_to(self) -> int:
+        """The newest step that was saved by plan, once it is written; 0 where none was.
+
+        Those that a SIGTERM made do not count: a run goes the same way with them and without.
+        """
+        with files.disk_errors(self.directory.parent, hint=_NO_ROOM):
+            self._manager.wait_until_finished()
+        return max((step for step in self.steps() if step % self._every == 0), default=0)
 
     def save(self, step: int, state: TrainState, *, data: dict[str, Any]) -> None:
         """Starts writing; a crash leaves either the whole checkpoint or none.
@@ -203,15 +228,21 @@ class Checkpoints:
             InputError: the checkpoint is damaged or belongs to another model.
         """
         abstract = jax.tree.map(lambda leaf: _abstract(leaf, mesh), jax.eval_shape(_to_tree, like))
-        with _restoring(self.directory / str(step)):
-            _check_arrays(self.directory / str(step) / "state", abstract)
+        folder = self.directory / str(step)
+        with _restoring(folder):
+            if not any(path[0].key == _WINDOW for path in _stored_shapes(folder / "state")):
+                fresh = {_WINDOW: abstract.pop(_WINDOW, None)}  # of a run that kept none
+            else:
+                fresh = {}
+            _check_arrays(folder / "state", abstract)
             found = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
                 ),
             )
-        return _from_tree(found["state"], like), found["data"]
+        fresh = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), fresh)
+        return _from_tree(found["state"] | fresh, like), found["data"]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """What the parameters of the newest checkpoint are, by dotted path.
@@ -272,12 +303,16 @@ class _Policy:
 
     keep: int
     keep_every: int
+    every: int
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """For each of them, the oldest first."""
-        newest = sorted(one.step for one in checkpoints)[-self.keep :]
-        every = self.keep_every
-        return [one.step in newest or bool(every and one.step % every == 0) for one in checkpoints]
+        steps = [one.step for one in checkpoints]
+        planned = [step for step in steps if step % self.every == 0]
+        stay = {*sorted(steps)[-self.keep :], max(planned, default=None)}
+        if self.keep_every:
+            stay.update(step for step in steps if step % self.keep_every == 0)
+        return [step in stay for step in steps]
 
 
 class _PatientLoop(asyncio.SelectorEventLoop):
@@ -374,7 +409,7 @@ def _to_tree(state: TrainState) -> dict[str, Any]:
         "params": state.params,
         "opt_state": {jax.tree_util.keystr(path): leaf for path, leaf in leaves},
         "key": jax.random.key_data(state.key),
-    }
+    } | ({} if state.window is None else {_WINDOW: vars(state.window)})
 
 
 def _from_tree(tree: dict[str, Any], like: TrainState) -> TrainState:
@@ -386,6 +421,7 @@ def _from_tree(tree: dict[str, Any], like: TrainState) -> TrainState:
         params=tree["params"],
         opt_state=jax.tree.unflatten(structure, ordered),
         key=jax.random.wrap_key_data(tree["key"]),
+        window=like.window and dataclasses.replace(like.window, **tree[_WINDOW]),
     )
 
 

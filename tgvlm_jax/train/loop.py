@@ -3,13 +3,13 @@
 import collections
 import contextlib
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -38,9 +38,11 @@ from tgvlm_jax.schema import (
 from tgvlm_jax.train import (
     checkpoint,
     distributed,
+    guard,
     model_folder,
     optim,
     profile,
+    resume,
     rollouts,
     state,
     turn_rollouts,
@@ -206,15 +208,12 @@ def _train(experiment: Experiment, workdir: Path, clock: Clock, dog: Watchdog) -
             checkpoint.save_experiment(workdir, experiment)  # nothing is wrong with it from here on
         distributed.check_shared(workdir)
         _skipped(data, workdir, told=True)
-        with closing(_store(experiment, workdir)) as store:
+        with closing(resume.open_store(experiment, workdir)) as store:
             first = distributed.gather(store.latest() or 0)[0]
-            kept: dict[str, Any] = {}
-            if first:
-                like = jax.eval_shape(lambda: state.create(experiment, tx))
-                current, kept = store.restore(first, like, mesh=mesh)
-                data.set_state({name: x for name, x in kept.items() if name != _KEPT})
-            else:
-                current = _begin(experiment, tx, model_folder.start(experiment), workdir, mesh)
+            restore = resume.Restore(experiment, tx, store, mesh)
+            current, kept = restore(first)
+            if not first:
+                resume.tell_start(experiment, workdir)
             _check_encoder(data, current.params)
             writer = MetricsWriter(
                 workdir / "metrics.jsonl",
@@ -226,18 +225,13 @@ def _train(experiment: Experiment, workdir: Path, clock: Clock, dog: Watchdog) -
                 experiment, tx, chat, mesh, workdir=workdir, first=first, clock=clock
             )
             with closing(writer), stepper as step, closing(Stopwatch(clock)) as watch:
-                step.set_state(kept)
-                loop = _Loop(experiment, workdir, step, store, writer, sigterm, watch, dog)
+                loop = _Loop(experiment, workdir, step, store, writer, sigterm, watch, dog, restore)
+                loop.set_state(kept, data)
                 try:
                     return loop.run(current, data, first=first)
                 except Exception as error:
                     dog.failed(error)
                     raise
-
-
-def _store(experiment: Experiment, workdir: Path) -> checkpoint.Checkpoints:
-    config = experiment.train
-    return checkpoint.Checkpoints(workdir, keep=config.keep, keep_every=config.keep_every)
 
 
 def _check_encoder(data: Batches, params: Params) -> None:
@@ -317,7 +311,7 @@ def _stepper(
         return current, metrics | rolled.metrics
 
     with contextlib.closing(sampler):
-        yield Stepper(step, sampler if isinstance(sampler, TurnRollouts) else None)
+        yield Stepper(step, sampler if isinstance(sampler, TurnRollouts) else None, transcript)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,6 +320,7 @@ class Stepper:
 
     step: Callable
     keeps: TurnRollouts | None = None
+    transcript: Transcript | None = None
 
     def get_state(self) -> dict[str, Any]:
         """What to checkpoint beside the state of the data; JSON."""
@@ -336,24 +331,10 @@ class Stepper:
         if self.keeps is not None and _KEPT in saved:
             self.keeps.set_state(saved[_KEPT])
 
-
-def _begin(
-    experiment: Experiment,
-    tx: optax.GradientTransformation,
-    start: model_folder.Start | None,
-    workdir: Path,
-    mesh: Mesh | None,
-) -> state.TrainState:
-    """The state before the first step."""
-    loaded = {}
-    if start is not None:
-        if jax.process_index() == 0:
-            print(start.told(), flush=True)
-            start.copy_files(workdir)
-        loaded = start.restore(experiment, mesh=mesh)
-    # What was loaded is given away, so that no parameter is in memory twice.
-    create = jax.jit(lambda loaded: state.create(experiment, tx, loaded), donate_argnums=0)
-    return create(loaded)
+    def rewind(self, step: int) -> None:
+        """Forgets what was written about later steps."""
+        if self.transcript is not None:
+            self.transcript.rewind(step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -363,6 +344,7 @@ class _Pending:
     number: int
     metrics: dict[str, Any]
     lap: Lap
+    data: dict[str, Any]
 
 
 @dataclasses.dataclass
@@ -377,8 +359,12 @@ class _Loop:
     sigterm: Sigterm
     watch: Stopwatch
     dog: Watchdog
+    restore: resume.Restore
 
     def __post_init__(self):
+        updates = _updates(self.experiment)
+        self.guard = guard.Guard(self.experiment.train, updates=updates)
+        self.bad: _Pending | None = None  # what to rewind for
         self.compiles, self.clock = CompileCounter(), self.watch.clock
         shapes = parameters.blueprint(self.experiment.model).shapes
         self.trained = set(optim.trainable(self.experiment.optim, shapes))
@@ -390,10 +376,16 @@ class _Loop:
         total, folder = self.experiment.train.steps, self.workdir / profile.FOLDER
         traced = profile.steps(self.experiment.profile, first=first, total=total)
         with contextlib.closing(profile.Profiler(folder, traced, self._wait)) as profiler:
-            for number in range(first + 1, total + 1):
+            number = first
+            while number < total:
+                number += 1
                 self.dog.begin(number)
                 with profiler.step(number):
                     current = self._take(number, current, data)
+                if self.bad is not None:
+                    number = self.bad.number
+                    del current  # no two states at a time
+                    current = self._rewind(self.bad, data)
         skipped = _skipped(data, self.workdir)
         return Trained(params=current.params, ran=total - first, skipped=skipped)
 
@@ -402,18 +394,53 @@ class _Loop:
         config, total = self.experiment.train, self.experiment.train.steps
         batch, before = self._next(data), self.compiles.count
         current, metrics = self.step.step(current, batch)
-        self.pending.append(self._pend(number, batch, metrics, before=before))
-        if number % config.log_every == 0:
+        self.pending.append(self._pend(number, batch, metrics, before=before, data=data))
+        if number % config.log_every == 0 or self._late():
             self._flush(upto=number - 1)
         asked = self.sigterm.stops()
         if asked or number % config.checkpoint_every == 0 or number == total:
             self._flush(upto=number)
-            with self.clock("checkpoint"):
-                kept = data.get_state() | self.step.get_state()
-                self.store.save(number, current, data=kept)
-                _skipped(data, self.workdir)
-        if asked and number < total:
+            if self.bad is None:
+                self._save(number, current, data)
+        if asked and self.bad is None and number < total:
             raise Preempted(f"stopped at step {number} of {total}; start again to go on")
+        return current
+
+    def _save(self, number: int, current: state.TrainState, data: Batches) -> None:
+        with self.clock("checkpoint"):
+            kept = data.get_state() | self.step.get_state() | {guard.KEPT: self.guard.get_state()}
+            self.store.save(number, current, data=kept)
+            _skipped(data, self.workdir)
+
+    def set_state(self, kept: dict[str, Any], data: Batches) -> None:
+        """Goes on from what a checkpoint had beside the state."""
+        self.step.set_state(kept)
+        if guard.KEPT in kept:
+            self.guard.set_state(kept[guard.KEPT])
+        if place := {name: x for name, x in kept.items() if name not in (_KEPT, guard.KEPT)}:
+            data.set_state(place)
+
+    def _late(self) -> bool:
+        """Whether a step that `_next` has waited for was not applied."""
+        done = self.pending[-3] if len(self.pending) > 2 else None
+        return done is not None and bool(np.asarray(done.metrics["skipped_updates"]))
+
+    def _rewind(self, bad: _Pending, data: Batches) -> state.TrainState:
+        """The state of the checkpoint before a step, to go on with the data after that step."""
+        since = self.store.rewind_to()
+        current, kept = self.restore(since)
+        self.step.set_state(kept)
+        self.step.rewind(bad.number)
+        data.set_state(bad.data)
+        self.pending.clear()
+        self.bad = None
+        current = resume.counted_as(current, bad.number * _updates(self.experiment))
+        self.writer.tell(
+            f"step {bad.number}: back to the parameters of step {since}, on with the data after it "
+            f"(rewind {self.guard.rewinds} of {self.experiment.train.rewinds})"
+        )
+        if bad.number == self.experiment.train.steps:
+            self._save(bad.number, current, data)
         return current
 
     def _wait(self) -> None:
@@ -431,7 +458,13 @@ class _Loop:
         return host
 
     def _pend(
-        self, number: int, batch: HostBatch, metrics: dict[str, Any], *, before: int
+        self,
+        number: int,
+        batch: HostBatch,
+        metrics: dict[str, Any],
+        *,
+        before: int,
+        data: Batches,
     ) -> "_Pending":
         """What is known of a step that has begun; `before` it so many programs were compiled."""
         if isinstance(batch, Pools):
@@ -444,24 +477,26 @@ class _Loop:
         done, count = metrics["grad_norm"], self.compiles.count
         lap = self.watch.lap(done, frames=hosts * frames, flops=work, compiled=count > before)
         seconds = self.compiles.seconds
-        return _Pending(number, metrics | {"compiles": count, "compile_seconds": seconds}, lap)
+        metrics = metrics | {"compiles": count, "compile_seconds": seconds}
+        return _Pending(number, metrics, lap, data.get_state())
 
     def _flush(self, *, upto: int) -> None:
-        """Writes the metrics of finished steps."""
-        records = []
-        while self.pending and self.pending[0].number <= upto:
-            step = self.pending.popleft()
-            with self.clock("step"):
-                fetched = divide(step.metrics, self.coefficients)
-            records.append({"step": step.number} | fetched | self.watch.read(step.lap))
-        good = list(itertools.takewhile(_finite, records))
-        self.writer.write(good)
-        if len(good) < len(records):
-            bad = records[len(good)]
-            raise InputError(
-                f"step {bad['step']}: loss {bad['loss']}, gradient norm {bad['grad_norm']}; the "
-                "same run would get there again: lower optim.lr and give another --workdir"
-            )
+        """Writes the metrics of finished steps, up to one that is to be rewound for."""
+        records: list[dict[str, Any]] = []
+        try:
+            while self.bad is None and self.pending and self.pending[0].number <= upto:
+                step = self.pending.popleft()
+                with self.clock("step"):
+                    fetched = divide(step.metrics, self.coefficients)
+                record = {"step": step.number} | fetched | self.watch.read(step.lap)
+                if self.guard.judge(record):
+                    self.bad = step
+                records.append(record)
+        finally:
+            self.writer.write(records)
+            for record in records:
+                if record["skipped_updates"]:
+                    self.writer.tell(f"not applied: {guard.told(record)}")
 
 
 def _frames(prompt: Prompt, model: ModelConfig) -> int:
@@ -473,7 +508,3 @@ def _frames(prompt: Prompt, model: ModelConfig) -> int:
         assert isinstance(prompt.visual, Views | ViewFeatures)
         return prompt.visual.mask.size * model.tower.frames
     return math.prod(jax.tree.leaves(prompt.visual)[0].shape[:2])
-
-
-def _finite(record: dict[str, float]) -> bool:
-    return math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])

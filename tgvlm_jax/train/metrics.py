@@ -69,6 +69,13 @@ class MetricsWriter:
         left = (time.monotonic() - self._start) / max(done, 1) * (self.total - last["step"])
         print(f"step {last['step']}/{self.total}  {text}  eta {left:.0f}s", flush=True)
 
+    def tell(self, text: str) -> None:
+        """Says something beside the figures."""
+        if self._bar is not None:
+            self._bar.write(text)
+        elif self.writes:
+            print(text, flush=True)
+
     def close(self) -> None:
         """Closes the file and clears the bar."""
         if self._bar is not None:

@@ -60,7 +60,7 @@ class Profiler:
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:
         """One step of the loop; the traced ones begin and end with idle devices."""
-        if self.traced and number == self.traced.start:
+        if self.traced and number == self.traced.start and not self._running:
             self._start()
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield

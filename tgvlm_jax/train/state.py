@@ -11,19 +11,21 @@ from tgvlm_jax import mesh
 from tgvlm_jax.models import parameters
 from tgvlm_jax.models.parameters import Params
 from tgvlm_jax.schema import Experiment
-from tgvlm_jax.train import optim
+from tgvlm_jax.train import guard, optim
 from tgvlm_jax.types import pytree
 
 
 @pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """Parameters, optimiser state, finished steps, and the key that randomness is folded from."""
+    """Parameters, optimiser state, finished steps, the key that randomness is folded from, and the
+    last updates, which a spike is told by (None: none is)."""
 
     step: Annotated[Any, "int32"]
     params: Annotated[Any, "dotted path -> array"]
     opt_state: Annotated[Any, "optax state"]
     key: Annotated[Any, "PRNG key"]
+    window: Annotated[Any, "guard.Window | None"] = None
 
 
 def create(
@@ -41,4 +43,5 @@ def create(
         lambda x: x if x.ndim else mesh.shard(x), tx.init(optim.trainable(experiment.optim, params))
     )
     step = mesh.shard(jnp.zeros((), jnp.int32))
-    return TrainState(step=step, params=params, opt_state=opt_state, key=key)
+    window = guard.empty(experiment.train)
+    return TrainState(step=step, params=params, opt_state=opt_state, key=key, window=window)

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,9 @@ from tgvlm_jax.models.parameters import Blueprint, Critic, Params
 from tgvlm_jax.models.vlm import VideoLanguageModel
 from tgvlm_jax.objectives import fpo, grpo, ppo, sft
 from tgvlm_jax.schema import Experiment, FpoConfig, GrpoConfig, ImitateConfig, PpoConfig
-from tgvlm_jax.train import optim
+from tgvlm_jax.train import guard, optim
 from tgvlm_jax.train.state import TrainState
+from tgvlm_jax.types import pytree
 
 Metrics = dict[str, jax.Array]
 _LAYER_WEIGHT = re.compile(r"(decoder|tower)\.blocks\.")
@@ -145,56 +146,100 @@ def make_step(
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """The jitted step on the batches that the objective wants.
 
-    The old state's memory is reused for the new one. Its metrics are `<term>.sum` and
-    `<term>.weight` of every loss term, and `grad_norm`.
+    The old state's memory is reused for the new one. An update that is no number, or a spike that
+    is not to be ignored, is left out. Metrics are `<term>.sum` and `<term>.weight` of every loss
+    term and `grad_norm`, of the updates that were applied, or of all where none was; how many were
+    left out (`skipped_updates`), and of these as `spikes`; the largest `spike_ratio`.
     """
+    config = experiment.objective
 
-    def step(state: TrainState, batch: Any):
+    def update(state: TrainState, batch: Any):
         key = jax.random.fold_in(jax.random.fold_in(state.key, _DROPOUT), state.step)
         setting = {"blueprint": blueprint, "experiment": experiment}
-        with jax.named_scope("gradients"):  # names in a profile
-            grads, terms = gradients(state.params, batch, key, **setting)
+        grads, found = gradients(state.params, batch, key, **setting)
         trained = {name: state.params[name] for name in grads}
-        with jax.named_scope("optimizer"):
-            updates, opt_state = tx.update(grads, state.opt_state, trained)
-            changed = optax.apply_updates(trained, updates)
+        updates, opt_state = tx.update(grads, state.opt_state, trained)
         metrics: Metrics = {"grad_norm": optax.tree.norm(grads)}
-        for name, term in terms.items():
+        for name, term in found.items():
             metrics[f"{name}.sum"], metrics[f"{name}.weight"] = term.sum, term.weight
         new = TrainState(
             step=state.step + 1,
-            params=state.params | changed,
+            params=state.params | optax.apply_updates(trained, updates),
             opt_state=opt_state,
             key=state.key,
         )
-        return new, metrics
+        judged = _judge(metrics, state.window, experiment)
+        return _guarded(new, state, judged), dataclasses.replace(judged, window=None)
 
-    config = experiment.objective
-    if not isinstance(config, GrpoConfig | PpoConfig):
-        return jax.jit(step, donate_argnums=0)
+    def step(state: TrainState, batch: Any):
+        count = config.updates if isinstance(config, GrpoConfig | PpoConfig) else 1
+        if count == 1:
+            state, found = update(state, batch)
+            found = jax.tree.map(lambda x: x[None], found)
+        else:
+            parts = jax.tree.map(lambda x: _split(x, count), batch)
+            state, found = jax.lax.scan(update, state, parts)
+        return state, _summed(found)
 
-    def steps(state: TrainState, batch: Any):
-        """One step after another on the parts of a rollout; none where it is not finite."""
+    return jax.jit(step, donate_argnums=0)
 
-        def body(state, part):
-            new, metrics = step(state, part)
-            good = jnp.all(jnp.stack([jnp.isfinite(value) for value in metrics.values()]))
-            kept = dataclasses.replace(
-                new,
-                params=_choose(good, new.params, state.params),
-                opt_state=_choose(good, new.opt_state, state.opt_state),
-            )
-            metrics = {name: jnp.where(good, value, 0) for name, value in metrics.items()}
-            return kept, metrics | {"skipped_updates": jnp.where(good, 0.0, 1.0)}
 
-        if config.updates == 1:
-            return body(state, batch)
-        parts = jax.tree.map(lambda x: _split(x, config.updates), batch)
-        state, metrics = jax.lax.scan(body, state, parts)
-        metrics = {name: jnp.sum(value) for name, value in metrics.items()}
-        return state, metrics | {"grad_norm": metrics["grad_norm"] / config.updates}
+@pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """An update's metrics, what the guard finds of it, and the window after it."""
 
-    return jax.jit(steps, donate_argnums=0)
+    metrics: Annotated[Any, "name -> float32"]
+    good: Annotated[Any, "bool"]
+    spike: Annotated[Any, "bool"]
+    ratio: Annotated[Any, "float32"]
+    window: Annotated[Any, "guard.Window | None"]
+
+
+def _judge(metrics: Metrics, window: guard.Window | None, experiment: Experiment) -> _Judged:
+    config = experiment.train
+    good = jnp.all(jnp.stack([jnp.isfinite(value) for value in metrics.values()]))
+    spike, ratio = jnp.bool_(False), jnp.float32(0)
+    if window is not None:
+        likelihood = not isinstance(experiment.objective, GrpoConfig | PpoConfig)
+        loss = _total(metrics, experiment)
+        ratio = guard.ratio(window, metrics["grad_norm"], loss=loss if likelihood else None)
+        if config.on_spike != "ignore":
+            spike = good & (ratio > config.spike_factor)
+        good &= ~spike
+        window = guard.seen(window, metrics["grad_norm"], loss=loss, counts=good)
+    return _Judged(metrics=metrics, good=good, spike=spike, ratio=ratio, window=window)
+
+
+def _guarded(new: TrainState, old: TrainState, judged: _Judged) -> TrainState:
+    """The new state if its update is good, else the old one a step later."""
+    return dataclasses.replace(
+        new,
+        params=_choose(judged.good, new.params, old.params),
+        opt_state=_choose(judged.good, new.opt_state, old.opt_state),
+        window=judged.window,
+    )
+
+
+def _total(metrics: Metrics, experiment: Experiment) -> jax.Array:
+    """The loss that was differentiated."""
+    parts = [
+        scale * metrics[f"{name}.sum"] / jnp.maximum(metrics[f"{name}.weight"], 1.0)
+        for name, scale in terms(experiment).items()
+    ]
+    return jnp.sum(jnp.stack(parts))
+
+
+def _summed(found: _Judged) -> Metrics:
+    """One step's metrics from those of its updates, which are along the first axis."""
+    counted = found.good | ~jnp.any(found.good)
+    summed = {name: jnp.sum(jnp.where(counted, x, 0)) for name, x in found.metrics.items()}
+    return summed | {
+        "grad_norm": summed["grad_norm"] / jnp.sum(counted.astype(jnp.float32)),
+        "skipped_updates": jnp.sum(~found.good).astype(jnp.float32),
+        "spikes": jnp.sum(found.spike).astype(jnp.float32),
+        "spike_ratio": jnp.max(found.ratio),
+    }
 
 
 def _choose(good: jax.Array, new: Any, old: Any) -> Any:

@@ -33,8 +33,12 @@ class Transcript:
         """Writes at step 1 and then every so many steps, on the first host only."""
         self.path, self.every = workdir / NAME, every
         self.writes = jax.process_index() == 0
+        self.rewind(resume_step)
+
+    def rewind(self, step: int) -> None:
+        """Drops what was written about later steps."""
         if self.writes:
-            rewind(self.path, step=resume_step)
+            rewind(self.path, step=step)
 
     def add(self, step: int, rolled: Rolled) -> None:
         """Writes down the first group of a step, if it is that step's turn or a reward failed."""
