@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.models.tiny import EXPERIMENT, RAGGED, batch
-from tests.train.test_loop import logged, sigterm_at
+from tests.train.test_loop import logged
 from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.data.pipeline import BatchMaker
 from tgvlm_jax.models import parameters
@@ -146,22 +146,22 @@ def test_settings_that_make_no_sense(change):
 # ------------------------------------------------------------------------------ a whole run
 
 
+def no_numbers(response):
+    spans = np.full_like(response.spans, np.nan)
+    mask = np.ones_like(response.evidence_mask)
+    return dataclasses.replace(response, spans=spans, evidence_mask=mask)
+
+
 @contextlib.contextmanager
-def spoilt(*numbers):
-    """Batches `numbers` (the first is 1) have intervals that are no numbers."""
+def spoilt(*numbers, how=no_numbers):
+    """Answers of batches `numbers` (the first is 1) are changed."""
     real = BatchMaker.__call__
 
     def make(self, step):
         made = real(self, step)
         if step + 1 not in numbers:
             return made
-        spans = np.full_like(made.response.spans, np.nan)
-        return dataclasses.replace(
-            made,
-            response=dataclasses.replace(
-                made.response, spans=spans, evidence_mask=np.ones_like(made.response.evidence_mask)
-            ),
-        )
+        return dataclasses.replace(made, response=how(made.response))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BatchMaker, "__call__", make)
@@ -232,21 +232,6 @@ def test_where_nothing_was_learned_in_between_a_rewind_is_a_skip(experiment, tmp
         rewound = loop.train(small(experiment, on_nan="rewind"), tmp_path / "rewound")
         skipped = loop.train(small(experiment), tmp_path / "skipped")
     assert_same(jax.device_get(rewound.params), jax.device_get(skipped.params))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("policy", ["skip", "rewind"])
-def test_a_resumed_run_decides_the_same(experiment, tmp_path, policy):
-    """SIGTERM after step 5, between a window that fills and the spikes that it tells."""
-    config = small(experiment, on_spike=policy, spike_factor=1.03, spike_window=3, rewinds=9)
-    whole = loop.train(config, tmp_path / "whole")
-    lines = read_metrics(tmp_path / "whole" / "metrics.jsonl")
-    assert sum(one["spikes"] for one in lines if one["step"] > 5)
-    with sigterm_at(5), contextlib.suppress(loop.Preempted):
-        loop.train(config, tmp_path / "run")
-    rest = loop.train(config, tmp_path / "run")
-    assert logged(tmp_path / "run") == logged(tmp_path / "whole")
-    assert_same(jax.device_get(rest.params), jax.device_get(whole.params))
 
 
 def test_a_run_of_before_has_an_empty_window(experiment, tmp_path):
