@@ -50,10 +50,10 @@ class Host:
 
 @pytest.fixture
 def launch(shards, tmp_path):
-    """Starts the hosts of a run; `each` are words of one host more."""
+    """Starts the hosts of a run; `each` has more words for the first host, the second, ..."""
     started = []
 
-    def launch(workdir, *words, arg="", hosts=2, each=()):
+    def launch(workdir, *words, arg="", hosts=2, each=(), program=("-m", "tgvlm_jax")):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -68,7 +68,7 @@ def launch(shards, tmp_path):
             command += each[number] if each else []
             with log.open("w") as file:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "tgvlm_jax", *command],
+                    [sys.executable, *program, *command],
                     cwd=ROOT,
                     env=os.environ | {"XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"},
                     stdout=file,

@@ -22,7 +22,7 @@ def get_config(arg=None):
     objective = SftConfig()
     if args.grpo:
         objective = GrpoConfig(
-            reward="worded_grounding",
+            reward="grounding",
             num_generations=4,
             max_tokens=8,
             spans=1.0,
@@ -59,7 +59,7 @@ def get_config(arg=None):
                 prefetch=2,
             ),
             objective=objective,
-            optim=OptimConfig(warmup_steps=2),
+            optim=OptimConfig(lr=3e-3 if args.grpo else 1e-2, warmup_steps=2),
             train=TrainConfig(steps=3, log_every=1, checkpoint_every=2),
             mesh=MeshConfig(fsdp=-1),
         )

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from tests.multiprocess.conftest import experiment
 from tgvlm_jax.train import loop
@@ -46,3 +47,28 @@ def test_supervised_training(launch, shards, tmp_path):
     assert "step 3/3" in first
     assert "step" not in second
     assert jax.process_count() == 1
+
+
+@pytest.fixture
+def start(shards, tmp_path):
+    """A model to start from, and to stay close to."""
+    begun = experiment(shards, steps=60, checkpoint_every=60, log_every=30)
+    loop.train(begun, tmp_path / "start")
+    return tmp_path / "start"
+
+
+@pytest.mark.slow
+def test_rewarded_training(launch, shards, start, tmp_path):
+    """Rollouts, their rewards, advantages and the update; rewards are logged for all hosts."""
+    hosts = launch(tmp_path / "two", f"--config.train.init_from={start}", arg="grpo")
+    wanted = experiment(shards, arg="grpo", init_from=str(start))
+    loop.train(wanted, tmp_path / "one")
+    assert [host.ends()[0] for host in hosts] == [0, 0], hosts[0].log.read_text()
+    found, alone = losses(tmp_path / "two"), losses(tmp_path / "one")
+    assert_same_losses(found, alone)
+    assert alone[-1]["kl"] > 0
+    assert len({record["reward"] for record in alone}) == 3
+    lines = [
+        (folder / "rollouts.jsonl").read_text() for folder in (tmp_path / "two", tmp_path / "one")
+    ]
+    assert lines[0] == lines[1]

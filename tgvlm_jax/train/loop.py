@@ -184,7 +184,6 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
 
 
 def _train(experiment: Experiment, workdir: Path, clock: Clock, dog: Watchdog) -> Trained:
-    distributed.agree(experiment)
     chat = open_chat(experiment.data, experiment.model)
     check(experiment, chat)
     mesh = mesh_lib.make(experiment.mesh)
@@ -194,6 +193,7 @@ def _train(experiment: Experiment, workdir: Path, clock: Clock, dog: Watchdog) -
         mesh_lib.check(experiment.model, mesh, batch_size=size, frames=frames)
     closing, data = contextlib.closing, batches(experiment, chat, mesh=mesh)
     with Sigterm(mesh) as sigterm, mesh_lib.use(mesh), closing(data):
+        distributed.agree(experiment)
         blueprint = parameters.blueprint(experiment.model)
         shapes = jax.eval_shape(lambda: parameters.init(experiment.model, jax.random.key(0)))
         tx = optim.build(

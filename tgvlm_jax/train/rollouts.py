@@ -9,6 +9,7 @@ import concurrent.futures
 import dataclasses
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,7 +26,7 @@ from tgvlm_jax.objectives.ppo import TurnBatch
 from tgvlm_jax.rewards import functions
 from tgvlm_jax.rollout.sampler import Generation, generate
 from tgvlm_jax.schema import Experiment, GrpoConfig
-from tgvlm_jax.train import judging, optim, policy_batch, step
+from tgvlm_jax.train import distributed, judging, optim, policy_batch, step
 from tgvlm_jax.train.phases import Clock
 from tgvlm_jax.train.policy_batch import Segmented
 from tgvlm_jax.train.process_rewards import Processed, ProcessRewards
@@ -111,6 +112,7 @@ class Rollouts:
         self.pool = concurrent.futures.ThreadPoolExecutor(config.reward_threads)
         trained = optim.trainable(experiment.optim, blueprint.shapes)
         self.sees_once = not parameters.reach_tower(trained)
+        self.rows = mesh_lib.own_rows(mesh, experiment.data.batch_size)
 
     def close(self) -> None:
         """Stops the threads and lets go of the judge."""
@@ -160,17 +162,18 @@ class Rollouts:
                 "longer numbers; start again from an earlier checkpoint with a lower optim.lr"
             )
         timing = {"rollout_seconds": sampled - began, "reward_wait": waited}
-        metrics |= _summary(scored, questions.samples) | timing
+        everyone = _of_all_hosts(self.rows, scored, questions.samples)
+        metrics |= _summary(everyone) | timing
         return Rolled(
             batch=batch,
             metrics=metrics,
             told=_told(scored, questions.samples),
-            failures=scored.failures,
+            failures=tuple(failure for one in everyone for failure in one["failures"]),
         )
 
     def _parts(self, rows: int) -> int:
-        size = self.config.rollout_size
-        return max(1, rows * jax.process_count() // size) if size else 1
+        size, whole = self.config.rollout_size, self.experiment.data.batch_size
+        return max(1, rows * whole // len(self.rows) // size) if size else 1
 
     def _sample(self, params: Params, prompt: Prompt, key: jax.Array) -> Generation:
         return generate(
@@ -353,20 +356,40 @@ def _reward(function: functions.Reward, said: answers.Said, sample: Sample) -> _
     return _Rewarded(value=value, **told, failure=failure)
 
 
-def _summary(scored: _Scored, samples: Sequence[Sample]) -> dict[str, float]:
-    """Mean rewards, over all and by task, and how many failed."""
+def _of_all_hosts(
+    rows: Sequence[int], scored: _Scored, samples: Sequence[Sample]
+) -> list[dict[str, Any]]:
+    """What hosts say about their own prompts, in the order of rows; those that share them, once."""
+    said = {
+        "rows": rows,
+        "tasks": [functions.task(sample) for sample in samples],
+        "rewards": scored.rewards.tolist(),
+        "processed": [
+            {"terms": one.terms, "failed": bool(one.failure)} for one in scored.processed
+        ],
+        "failures": scored.failures,
+    }
+    by_rows = {tuple(one["rows"]): one for one in distributed.gather(said)}
+    return [by_rows[rows] for rows in sorted(by_rows)]
+
+
+def _summary(everyone: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Mean rewards of all hosts' answers, over all and by task, and how many failed."""
     by_task = collections.defaultdict(list)
-    for sample, row in zip(samples, scored.rewards, strict=True):
-        by_task[functions.task(sample)].append(row)
+    rewards = np.concatenate([np.asarray(one["rewards"], np.float32) for one in everyone])
+    tasks = [task for one in everyone for task in one["tasks"]]
+    for task, row in zip(tasks, rewards, strict=True):
+        by_task[task].append(row)
     found = {
         f"reward_{name.replace(' ', '_')}": _mean(np.stack(rows)) for name, rows in by_task.items()
     }
-    failed = float(np.mean(~np.isfinite(scored.rewards)))
-    told = {"reward": _mean(scored.rewards), "failed_rewards": failed, **found}
-    if scored.processed:
-        for name in scored.processed[0].terms:
-            told[name] = _mean(np.array([one.terms[name] for one in scored.processed]))
-        told["judge_failures"] = float(np.mean([bool(one.failure) for one in scored.processed]))
+    failed = float(np.mean(~np.isfinite(rewards)))
+    told = {"reward": _mean(rewards), "failed_rewards": failed, **found}
+    processed = [answer for one in everyone for answer in one["processed"]]
+    if processed:
+        for name in processed[0]["terms"]:
+            told[name] = _mean(np.array([one["terms"][name] for one in processed]))
+        told["judge_failures"] = float(np.mean([one["failed"] for one in processed]))
     return told
 
 
