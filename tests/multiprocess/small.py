@@ -44,7 +44,7 @@ def get_config(arg=None):
                     hidden=32,
                 ),
                 decoder=DecoderConfig(
-                    width=16, layers=3, heads=4, kv_heads=2, head_size=8, hidden=32
+                    width=16, layers=2, heads=4, kv_heads=2, head_size=8, hidden=32
                 ),
                 evidence=EvidenceConfig(bank_layer=1),
             ),
@@ -59,8 +59,8 @@ def get_config(arg=None):
                 prefetch=2,
             ),
             objective=objective,
-            optim=OptimConfig(lr=3e-3 if args.grpo else 1e-2, warmup_steps=2),
-            train=TrainConfig(steps=3, log_every=1, checkpoint_every=2),
+            optim=OptimConfig(warmup_steps=2),
+            train=TrainConfig(steps=3, log_every=1, checkpoint_every=4),
             mesh=MeshConfig(fsdp=-1),
         )
     )
