@@ -19,24 +19,28 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Num, Shaped
 
-from tgvlm_jax.schema import MeshConfig, ModelConfig, QwenVisionConfig
+from tgvlm_jax.schema import DataConfig, MeshConfig, ModelConfig, QwenVisionConfig
 from tgvlm_jax.types import InputError
 
 AXES = ("dcn", "fsdp", "tp", "cp")
+TOKENS = "tokens"
+"""The axis of a sequence in results of `einsum` and `lookup`: laid out as in the operand, over `cp`
+in the pass over a long prompt, whole in others."""
 
 # Activations first, then parameters. In a vision tower frames are independent, so beside the batch
 # they spread over the axes that the batch leaves free, and every chip has frames (design D9).
 RULES: dict[str, tuple[str, ...] | str | None] = {
     "batch": ("dcn", "fsdp"),
     "frames": ("tp", "cp"),
+    "context": "cp",
     "heads": "tp",
     "mlp": "tp",
     "vocab": "tp",
-    "embed": "fsdp",
+    "embed": ("fsdp", "cp"),  # without cp, "fsdp"
 }
 _WHOLE_OR_CUT = ("heads", "mlp", "vocab", "embed")
 """Of these, what does not divide by its mesh axis lies whole on every chip; others must divide."""
-_PARAMETERS = ("fsdp",)  # cut parameters only; activations meet them put together
+_PARAMETERS = ("fsdp", "cp")  # cut parameters only; activations meet them put together
 
 
 def make(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh | None:
@@ -69,28 +73,36 @@ def check(
     *,
     batch_size: int,
     frames: Sequence[int],
+    data: DataConfig,
 ) -> None:
     """Fails, before anything is built, where the mesh does not divide the model or the batch.
 
     Heads, MLPs and vocabularies that `tp` does not divide are no error: see `spec`.
+
+    Args:
+        batch_size: rows of a micro-batch. frames: rows of a sample that a tower spreads.
+        data: how prompts are padded.
 
     Raises:
         InputError: naming the setting and the mesh axis that do not fit.
     """
     if mesh is None:
         return
-    sizes = dict(mesh.shape)
-    data = sizes["dcn"] * sizes["fsdp"]
-    rows = "data.patch_rows" if isinstance(model.tower, QwenVisionConfig) else "data.frames"
-    if sizes["cp"] > 1:
-        raise InputError("mesh.cp: context parallelism is not there yet; set mesh.cp=1")
+    dcn, fsdp, tp, cp = (dict(mesh.shape)[axis] for axis in AXES)
+    qwen = isinstance(model.tower, QwenVisionConfig)
+    rows, prompt = ("patch_rows", "prompt_tokens") if qwen else ("frames", "prompt_bucket")
+    cut = ("fsdp", fsdp) if cp == 1 else ("fsdp x cp", fsdp * cp)
+    spread = ("tp", tp) if cp == 1 else ("tp x cp", tp * cp)
+    batch = ("data.batch_size in parts (train.accumulate, objective)", batch_size)
     wanted = [
-        ("data.batch_size in parts (train.accumulate, objective)", batch_size, "dcn x fsdp", data),
-        ("model.decoder.width", model.decoder.width, "fsdp", sizes["fsdp"]),
-        *((f"{rows} {count}", count, "tp", sizes["tp"]) for count in frames),
+        (*batch, "dcn x fsdp", dcn * fsdp),
+        ("model.decoder.width", model.decoder.width, *cut),
+        *((f"data.{rows} {count}", count, *spread) for count in frames),
     ]
+    if cp > 1:  # two pieces for each device, see models/context.py
+        wanted.append((f"data.{prompt}", getattr(data, prompt), "2 x cp", 2 * cp))
     if model.tower is not None:
-        wanted.append(("model.tower.width", model.tower.width, "fsdp", sizes["fsdp"]))
+        wanted.append(("model.tower.width", model.tower.width, *cut))
     for name, size, axis, count in wanted:
         if size % count:
             raise InputError(f"{name}={size} does not divide by mesh axis {axis}={count}")
@@ -110,21 +122,34 @@ def active() -> bool:
     return not jax.sharding.get_abstract_mesh().empty
 
 
-def spec(*names: str | None, shape: Sequence[int] = ()) -> PartitionSpec | None:
+def platform() -> str:
+    """What the running (or traced) code is for: of the mesh's devices, or else of the default's."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+def spec(
+    *names: str | None, shape: Sequence[int] = (), tokens: str | None = None
+) -> PartitionSpec | None:
     """PartitionSpec of logical axes, one a dimension (None: not sharded); None without a mesh.
 
     Of an array of that `shape`, heads, MLPs, vocabularies and parameters are cut only where their
-    mesh axis divides them (4 key heads over 8 chips are not, the MLP beside them is).
+    mesh axis divides them (4 key heads over 8 chips are not, the MLP beside them is). `tokens` is
+    the mesh axis of `TOKENS`.
     """
     if not active():
         return None
     counts = shape or (0,) * len(names)
     pairs = zip(names, counts, strict=True)
-    return PartitionSpec(*(None if name is None else _rule(name, count) for name, count in pairs))
+    return PartitionSpec(*(tokens if n == TOKENS else n and _rule(n, count) for n, count in pairs))
 
 
 def _rule(name: str, count: int) -> tuple[str, ...] | str | None:
-    return None if name in _WHOLE_OR_CUT and count % _ways(name) else RULES[name]
+    if name in _WHOLE_OR_CUT and count % _ways(name):
+        return None
+    if name == "embed" and jax.sharding.get_abstract_mesh().shape["cp"] == 1:
+        return "fsdp"
+    return RULES[name]
 
 
 def axes(*names: str) -> frozenset[str]:
@@ -145,6 +170,16 @@ def _ways(name: str) -> int:
     return math.prod(sizes[axis] for axis in axes(name))
 
 
+def axis_of(x: Shaped[Array, "..."], number: int) -> str | None:
+    """The mesh axis that an axis of an array is spread over, if it is over several devices."""
+    if not active():
+        return None
+    sizes = jax.sharding.get_abstract_mesh().shape
+    found = [axis for axis in _entries(x)[number] if sizes[axis] > 1]
+    assert len(found) <= 1, f"an axis is spread over {found}"
+    return found[0] if found else None
+
+
 def shard(x: Shaped[Array, "..."], *names: str | None) -> Shaped[Array, "..."]:
     """Lays an array out by logical axes."""
     return jax.sharding.reshard(x, spec(*names, shape=x.shape)) if active() else x
@@ -157,14 +192,15 @@ def einsum(
 
     The axes that are summed are taken in the order in which `y` (the weight) has them: jnp.einsum
     would take them by alphabet, and so turn a weight whose letters stand in another order. The
-    weight is put together first (`gathered`).
+    weight is put together first (`gathered`). An axis named `TOKENS` stays as it is in `x`.
     """
     if not active():
         return jnp.einsum(_in_order_of_y(formula), x, y)
     x_axes, y_axes, result = re.split(",|->", formula)
     y = gathered(y, _laid(x, [i for i, axis in enumerate(x_axes) if axis not in y_axes]))
     sizes = dict(zip(x_axes + y_axes, x.shape + y.shape, strict=True))
-    layout = spec(*out, shape=[sizes[axis] for axis in result])
+    tokens = None if TOKENS not in out else axis_of(x, x_axes.index(result[out.index(TOKENS)]))
+    layout = spec(*out, shape=[sizes[axis] for axis in result], tokens=tokens)
     return jnp.einsum(_in_order_of_y(formula), x, y, out_sharding=layout)
 
 
@@ -180,43 +216,52 @@ def gathered(weight: Num[Array, "..."], along: Iterable[str]) -> Num[Array, "...
     if not active():
         return weight
     own, along = _entries(weight), frozenset(along)
-    cut = [(i, axis) for i, entry in enumerate(own) for axis in entry if axis in _PARAMETERS]
+    parts = [tuple(axis for axis in entry if axis in _PARAMETERS) for entry in own]
+    cut = [(i, axes) for i, axes in enumerate(parts) if axes]
     kept = [tuple(axis for axis in entry if axis not in _PARAMETERS) for entry in own]
     held = frozenset(axis for entry in kept for axis in entry)
     layout = PartitionSpec(*(entry or None for entry in kept), reduced=along - held)
-    if len(cut) == 1 and cut[0][1] in along:
+    if len(cut) == 1 and along.intersection(cut[0][1]):
         return _gathered(jax.typeof(weight).sharding.spec, layout, *cut[0], weight)
     return jax.sharding.reshard(weight, layout) if cut else weight
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
-def _gathered(own, layout, place, axis, weight):
+def _gathered(own, layout, place, cut, weight):
     return jax.sharding.reshard(weight, layout)
 
 
-def _gathered_forward(own, layout, place, axis, weight):
+def _gathered_forward(own, layout, place, cut, weight):
     return jax.sharding.reshard(weight, layout), None
 
 
-def _gathered_backward(own, layout, place, axis, _, gradient):
-    """A reduce-scatter over the axis that cuts the parameter, then a sum over the others.
+def _gathered_backward(own, layout, place, cut, _, gradient):
+    """A reduce-scatter over each axis that cuts the parameter, then a sum over the others.
 
     What is scattered is the first of three dimensions: of any other XLA's TPU compiler (libtpu
-    0.0.51) makes an all-reduce, twice the bytes, unless the parts are multiples of its tiles.
+    0.0.51) makes an all-reduce, twice the bytes, unless the parts are multiples of its tiles. Along
+    an axis whose devices all have the same gradient, each then takes its own part of it.
     """
-    count = jax.sharding.get_abstract_mesh().shape[axis]
+    sizes = jax.sharding.get_abstract_mesh().shape
+    summing = [axis for axis in cut if axis in layout.reduced]
 
     def scatter(x):
         x = jnp.moveaxis(x, place, 0)
-        shape = (x.shape[0] // count, *x.shape[1:])
-        x = x.reshape(count, -1, shape[-1])
-        x = jax.lax.psum_scatter(x, axis, scatter_dimension=0, tiled=False)
-        rest = tuple(sorted(layout.reduced - {axis}))
+        for axis in summing:
+            shape = (x.shape[0] // sizes[axis], *x.shape[1:])
+            x = x.reshape(sizes[axis], -1, shape[-1])
+            x = jax.lax.psum_scatter(x, axis, scatter_dimension=0, tiled=False)
+            x = x.reshape(shape)
+        rest = tuple(sorted(layout.reduced.difference(cut)))
         x = jax.lax.psum(x, rest) if rest else x
-        return jnp.moveaxis(x.reshape(shape), 0, place)
+        return jnp.moveaxis(x, 0, place)
 
     summed = PartitionSpec(*layout.partitions, unreduced=layout.reduced)
-    return (jax.shard_map(scatter, in_specs=summed, out_specs=own)(gradient),)
+    parts = [*layout.partitions]
+    parts[place] = tuple(summing)
+    scattered = PartitionSpec(*parts)
+    found = jax.shard_map(scatter, in_specs=summed, out_specs=scattered)(gradient)
+    return (jax.sharding.reshard(found, own),)
 
 
 _gathered.defvjp(_gathered_forward, _gathered_backward)
@@ -264,7 +309,9 @@ def lookup(
     table: Num[Array, "n d"], ids: Int[Array, "b t"], *, out: Sequence[str | None]
 ) -> Num[Array, "b t d"]:
     """Rows of a table that may itself be sharded."""
-    return table.at[ids].get(out_sharding=spec(*out)) if active() else table[ids]
+    if not active():
+        return table[ids]
+    return table.at[ids].get(out_sharding=spec(*out, tokens=axis_of(ids, 1)))
 
 
 def replicated(mesh: jax.sharding.Mesh | None) -> NamedSharding | None:

@@ -53,7 +53,7 @@ def test_a_layout_divides_what_it_is_for(stage, slices):
             parts.append(objective.rollout_size or rows)
         for part in parts:
             frames = visual_rows(found.model, found.data)
-            mesh.check(found.model, laid, batch_size=part, frames=frames)
+            mesh.check(found.model, laid, batch_size=part, frames=frames, data=found.data)
 
 
 def test_numbers_that_are_given_count():

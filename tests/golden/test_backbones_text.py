@@ -10,8 +10,8 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from tgvlm_jax.models.decoder import Decoder
-from tgvlm_jax.ops.attention import causal_mask
 from tgvlm_jax.ops.cross_entropy import token_log_probs
+from tgvlm_jax.ops.masks import causal_mask
 from tgvlm_jax.schema import EvidenceConfig, ModelConfig
 from tgvlm_jax.weights import mapping, text
 
@@ -52,7 +52,7 @@ class Reference:
         positions = order if positions is None else jnp.asarray(positions)
         valid = jnp.ones(ids.shape, bool) if mask is None else jnp.asarray(mask).astype(bool)
         window = self.config.decoder.sliding_window
-        seen = causal_mask(order, valid, window=window)
+        seen = causal_mask(order, valid, window=window).dense()
         if visible is not None:
             seen = jnp.broadcast_to(jnp.asarray(visible).astype(bool), seen.shape)
         taps = tuple(range(self.config.decoder.layers))

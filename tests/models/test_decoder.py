@@ -10,7 +10,7 @@ import pytest
 from tests.models.tiny import CONFIG, random_params
 from tgvlm_jax.models import parameters
 from tgvlm_jax.models.decoder import Earlier
-from tgvlm_jax.ops.attention import causal_mask
+from tgvlm_jax.ops.masks import causal_mask
 from tgvlm_jax.schema import LoraConfig
 
 SPEC = CONFIG.decoder
@@ -142,7 +142,7 @@ def test_packed_samples_equal_each_alone(params, x):
 def test_a_sliding_window_reaches_into_an_earlier_pass(params, x, split):
     spec = dataclasses.replace(SPEC, sliding_window=3)
     config, valid = dataclasses.replace(CONFIG, decoder=spec), jnp.ones((B, T), bool)
-    mask = causal_mask(POSITIONS, valid, window=3)
+    mask = causal_mask(POSITIONS, valid, window=3).dense()
 
     @jax.jit
     def both(params):

@@ -9,7 +9,7 @@ from flax import nnx
 from tgvlm_jax import mesh
 from tgvlm_jax.models import lora
 from tgvlm_jax.models.decoder import Decoder
-from tgvlm_jax.ops.attention import causal_mask
+from tgvlm_jax.ops.masks import causal_mask
 from tgvlm_jax.schema import (
     DecoderConfig,
     EvidenceConfig,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tgvlm_jax.ops import attention
-from tgvlm_jax.ops.attention import KeyValues, causal_mask
+from tgvlm_jax.ops.attention import KeyValues
+from tgvlm_jax.ops.masks import causal_mask
 
 attend = jax.jit(attention.attend)
 
@@ -120,7 +121,7 @@ def test_mask_is_causal_but_for_the_block_and_padding():
         [1, 1, 1, 1, 1, 0],
         [1, 0, 0, 0, 0, 0],  # padding is seen by nobody
     ]
-    found = causal_mask(*map(jnp.asarray, (positions, valid)), block=jnp.asarray(block))
+    found = causal_mask(*map(jnp.asarray, (positions, valid)), block=jnp.asarray(block)).dense()
     np.testing.assert_array_equal(found[0], np.asarray(expected, bool))
 
 

@@ -14,8 +14,8 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 
 from tests.parity import live
 from tgvlm_jax.models.decoder import Decoder
-from tgvlm_jax.ops.attention import causal_mask
 from tgvlm_jax.ops.cross_entropy import token_log_probs
+from tgvlm_jax.ops.masks import causal_mask
 from tgvlm_jax.schema import EvidenceConfig, ModelConfig
 from tgvlm_jax.weights import text
 

@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 
 from tests.models.tiny import CONFIG
 from tgvlm_jax import mesh as mesh_lib
-from tgvlm_jax.schema import MeshConfig
+from tgvlm_jax.schema import DataConfig, MeshConfig
 from tgvlm_jax.types import InputError
 
 
@@ -43,9 +43,10 @@ def test_impossible_meshes_are_refused(axes, says):
         mesh_lib.make(MeshConfig(**axes))
 
 
-def check(axes, *, batch_size=8, frames=(8,), model=CONFIG):
+def check(axes, *, batch_size=8, frames=(8,), model=CONFIG, bucket=16):
     mesh = mesh_lib.make(MeshConfig(**axes))
-    mesh_lib.check(model, mesh, batch_size=batch_size, frames=frames)
+    data = DataConfig(prompt_bucket=bucket)
+    mesh_lib.check(model, mesh, batch_size=batch_size, frames=frames, data=data)
 
 
 def decoder(**changes):
@@ -59,6 +60,7 @@ def tower(**changes):
 def test_what_divides_passes():
     for axes in ({}, {"tp": 4}, {"fsdp": 8}, {"fsdp": 4, "tp": 2}, {"dcn": 2, "fsdp": 2, "tp": 2}):
         check(axes)
+    check({"cp": 8})
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,9 @@ def test_what_divides_passes():
         ({"tp": 2}, {"frames": (8, 5)}, "data.frames 5.* tp=2"),
         ({"fsdp": 4}, {"model": decoder(width=18)}, "model.decoder.width=18 .* fsdp=4"),
         ({"fsdp": 4}, {"model": tower(width=18)}, "model.tower.width=18 .* fsdp=4"),
-        ({"cp": 2}, {}, "mesh.cp"),
+        ({"tp": 2, "cp": 2}, {"frames": (8, 6)}, "data.frames 6.* tp x cp=4"),
+        ({"fsdp": 2, "cp": 4}, {"model": decoder(width=20)}, "width=20 .* fsdp x cp=8"),
+        ({"cp": 4}, {"bucket": 12}, "data.prompt_bucket=12 .* 2 x cp=8"),
     ],
 )
 def test_what_does_not_divide_is_named(axes, settings, says):

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from tests.models.tiny import CONFIG, EXPERIMENT, RAGGED, batch, gradients, random_params
 from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.models import parameters
-from tgvlm_jax.ops.attention import causal_mask
+from tgvlm_jax.ops.masks import causal_mask
 from tgvlm_jax.schema import Experiment, MeshConfig, OptimConfig, TrainConfig
 from tgvlm_jax.train import optim, state
 from tgvlm_jax.train.step import make_step
@@ -83,7 +83,7 @@ def alone():
 def test_losses_and_gradients_equal_those_of_one_device(name, alone):
     params, (wanted, terms) = alone
     mesh = mesh_lib.make(MESHES[name])
-    mesh_lib.check(CONFIG, mesh, batch_size=8, frames=(6,))
+    mesh_lib.check(CONFIG, mesh, batch_size=8, frames=(6,), data=EXPERIMENT.data)
     experiment = dataclasses.replace(EXPERIMENT, mesh=MESHES[name])
     with mesh_lib.use(mesh):
         put = mesh_lib.put_batch(rows(), mesh)
@@ -119,7 +119,7 @@ def test_what_does_not_divide_lies_whole_on_every_chip():
     model = dataclasses.replace(CONFIG, tower=None, evidence=None, decoder=sizes, remat="sums")
     params, tokens = random_params(model), np.arange(8 * 5, dtype=np.int32).reshape(8, 5) % 33
     mesh = mesh_lib.make(MeshConfig(fsdp=2, tp=4))
-    mesh_lib.check(model, mesh, batch_size=8, frames=())
+    mesh_lib.check(model, mesh, batch_size=8, frames=(), data=EXPERIMENT.data)
     wanted, gradient = decoded(model)(params, tokens)
     with mesh_lib.use(mesh):
         put = laid_out(params, mesh, model)

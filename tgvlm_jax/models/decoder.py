@@ -16,7 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 from tgvlm_jax import mesh
 from tgvlm_jax.models import lora
 from tgvlm_jax.models.layers import Embedding, Linear, RMSNorm, stack
-from tgvlm_jax.ops.attention import PRODUCT, SUMMED, KeyValues, attend, earlier_mask
+from tgvlm_jax.ops.attention import PRODUCT, SUMMED, KeyValues, attend, ready
+from tgvlm_jax.ops.masks import AttentionMask, earlier_mask
 from tgvlm_jax.ops.rope import Rotation, rotate, rotation
 from tgvlm_jax.schema import DecoderConfig, ModelConfig
 from tgvlm_jax.types import pytree
@@ -32,10 +33,19 @@ _SAVED = {
 @pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Earlier:
-    """What a pass extends: keys and values stacked over layers, and which of them are filled."""
+    """What a pass extends: keys and values stacked over layers, and which of them are filled.
+
+    Attributes:
+        slots: their numbers, where they do not stand in their order (`models/context.py`).
+    """
 
     kv: Annotated[Any, "KeyValues l b h s k"]
     mask: Annotated[Any, "bool b s"]
+    slots: Annotated[Any, "int32 s | None"] = None
+
+    def seen_after(self, count: Int[Array, "*#b t"], *, window: int) -> AttentionMask:
+        """Who of those that follow sees it; `count` tokens stand between, see `earlier_mask`."""
+        return earlier_mask(self.mask, count, window=window, slots=self.slots)
 
 
 @pytree
@@ -57,12 +67,12 @@ class States:
 _QKV = {
     "axes": ("embed", "heads", None, None),
     "formula": "btd,dhsk->bthsk",
-    "out": ("batch", None, "heads", None, None),
+    "out": ("batch", mesh.TOKENS, "heads", None, None),
 }
 _GATE_UP = {
     "axes": ("embed", None, "mlp"),
     "formula": "btd,dsf->btsf",
-    "out": ("batch", None, None, "mlp"),
+    "out": ("batch", mesh.TOKENS, None, "mlp"),
 }
 
 
@@ -73,10 +83,10 @@ class Block(nnx.Module):
         d, h, k, ff = config.width, config.kv_heads, config.head_size, config.hidden
         r, eps = config.heads // h, config.norm_eps
         made = {"rngs": rngs, "dtype": dtype}
-        heads = {"out": ("batch", None, "heads", None), "bias": config.qkv_bias, **made}
-        wide = {"out": ("batch", None, "mlp"), **made}
+        heads = {"out": ("batch", mesh.TOKENS, "heads", None), "bias": config.qkv_bias, **made}
+        wide = {"out": ("batch", mesh.TOKENS, "mlp"), **made}
         # Outputs are scaled down so that the residual stream starts at about unit size.
-        narrow = {"out": ("batch", None, None), "scale": (2 * config.layers) ** -0.5, **made}
+        narrow = {"out": ("batch", mesh.TOKENS, None), "scale": (2 * config.layers) ** -0.5, **made}
 
         self.attention_norm = RMSNorm(d, eps=eps, dtype=dtype)
         self.mlp_norm = RMSNorm(d, eps=eps, dtype=dtype)
@@ -85,7 +95,7 @@ class Block(nnx.Module):
             self.qkv = Linear((d, h, r + 2, k), **_QKV, bias=config.qkv_bias, **made)
             self.gate_up = Linear((d, 2, ff), **_GATE_UP, **made)
         else:
-            several = {**heads, "out": ("batch", None, "heads", None, None)}
+            several = {**heads, "out": ("batch", mesh.TOKENS, "heads", None, None)}
             axes = ("embed", "heads", None, None)
             self.q = Linear((d, h, r, k), axes=axes, formula="btd,dhrk->bthrk", **several)
             axes = ("embed", "heads", None)
@@ -125,7 +135,7 @@ class Block(nnx.Module):
         *,
         turn: Rotation,
         stretches: tuple[KeyValues, ...] = (),
-        masks: tuple[Bool[Array, "_b _t _s"], ...],
+        masks: Sequence[Bool[Array, "_b _t _s"] | AttentionMask],
         cache: KeyValues | None = None,
         index: Int[Array, ""] | int = 0,
     ) -> tuple[Float[Array, "b t d"], KeyValues]:
@@ -205,7 +215,7 @@ class Decoder(nnx.Module):
         x: Float[Array, "b t d"],
         *,
         turn: Rotation,
-        mask: Bool[Array, "b t t"],
+        mask: Bool[Array, "b t t"] | AttentionMask,
         earlier: Sequence[Earlier] = (),
         taps: Sequence[int] = (),
         deepstack: Float[Array, "m b t d"] | None = None,
@@ -221,10 +231,11 @@ class Decoder(nnx.Module):
         """
         layers, window = self.config.decoder.layers, self.config.decoder.sliding_window
         order = jnp.arange(x.shape[1], dtype=jnp.int32)
-        before = tuple(earlier_mask(one.mask, order, window=window) for one in earlier)
+        before = (one.seen_after(order, window=window) for one in earlier)
+        masks = ready((*before, mask), queries=x.shape[1])
 
         def layer(x, block, stretches):
-            return block(x, turn=turn, stretches=stretches, masks=(*before, mask))
+            return block(x, turn=turn, stretches=stretches, masks=masks)
 
         if self.config.remat != "none":
             layer = jax.checkpoint(layer, policy=_SAVED[self.config.remat])

@@ -206,7 +206,7 @@ class Embedding(nnx.Module):
 
     def __call__(self, ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
         """Looks up token vectors."""
-        return mesh.lookup(self.table[...], ids, out=("batch", None, None))
+        return mesh.lookup(self.table[...], ids, out=("batch", mesh.TOKENS, None))
 
 
 def stack(make: Callable[[nnx.Rngs], nnx.Module], count: int, *, rngs: nnx.Rngs) -> nnx.Module:

@@ -21,7 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from tgvlm_jax import mesh
-from tgvlm_jax.models import lora
+from tgvlm_jax.models import context, lora
 from tgvlm_jax.models.compressor import FrameEncoder, clip_normalised
 from tgvlm_jax.models.decoder import Decoder, Earlier, States
 from tgvlm_jax.models.evidence import Evidence, span_means
@@ -29,7 +29,7 @@ from tgvlm_jax.models.projectors import projector
 from tgvlm_jax.models.qwen_vit import QwenVisionTower
 from tgvlm_jax.models.timesformer import Timesformer
 from tgvlm_jax.models.vit import TinyVit
-from tgvlm_jax.ops.attention import causal_mask
+from tgvlm_jax.ops.masks import causal_mask
 from tgvlm_jax.schema import (
     FrameEncoderConfig,
     ModelConfig,
@@ -151,11 +151,14 @@ class VideoLanguageModel(nnx.Module):
     ) -> States:
         """Residual streams at every slot of a prompt; those of empty slots mean nothing.
 
-        `after` is what was read before it; the positions of the prompt then go on from there.
+        `after` is what was read before it; the positions of the prompt then go on from there. A
+        first prompt is dealt out over mesh axis `cp` (`models/context.py`), and so are its streams.
         """
+        order = jnp.arange(prompt.tokens.shape[1], dtype=jnp.int32)
+        if after is None:
+            prompt, order = _dealt(prompt), _slots(prompt)
         embedded = self.decoder.embed(prompt.tokens)
         seen = self._see(prompt, embedded)
-        order = jnp.arange(embedded.shape[1], dtype=jnp.int32)
         filled = order < prompt.length[:, None]
         places = jnp.where(filled, order, 0)
         positions = places
@@ -194,12 +197,13 @@ class VideoLanguageModel(nnx.Module):
         """Reads a prompt; `states` are `self.states(prompt, taps=self.taps)` if made already."""
         if states is None:
             states = self.states(prompt, taps=self.taps)
-        order = jnp.arange(prompt.tokens.shape[1], dtype=jnp.int32)
+        order = _slots(prompt)
         query = states.taps[self.taps[-1]]
         last = (order == prompt.length[:, None] - 1)[:, None, :].astype(query.dtype)
         offset = 0 if prompt.offset is None else prompt.offset
+        slots = order if mesh.size("context") > 1 else None
         return PromptState(
-            earlier=Earlier(kv=states.kv, mask=order < prompt.length[:, None]),
+            earlier=Earlier(kv=states.kv, mask=order < prompt.length[:, None], slots=slots),
             next_position=prompt.length + offset,
             final=_take(last, states.final),
             query=_take(last, query),
@@ -291,7 +295,8 @@ class VideoLanguageModel(nnx.Module):
             return None
         mask = prompt.visual.mask
         frames = jnp.arange(mask.shape[1], dtype=jnp.int32)
-        slot = (frames[:, None] == prompt.visual_index[:, None, :]).astype(query.dtype)  # b f p
+        index = context.deal(prompt.visual_index)
+        slot = (frames[:, None] == index[:, None, :]).astype(query.dtype)  # b f p
         return Bank(
             mask=mask,
             states=_take(slot, taps[self.taps[0]]),
@@ -373,8 +378,15 @@ def _evidence(config: ModelConfig, rngs: nnx.Rngs) -> Evidence | None:
 
 
 def at_slots(tokens: Float[Array, "b u d"], index: Int[Array, "b p"]) -> Float[Array, "b p d"]:
-    """The visual token of every slot of a prompt, zero where `index` is -1 (text)."""
-    found = jnp.take_along_axis(tokens, jnp.maximum(index, 0)[..., None], axis=1)
+    """The visual token of every slot of a prompt, zero where `index` is -1 (text).
+
+    Where slots are dealt out over devices, each of these picks for all of them a part of the width.
+    """
+    spread = mesh.axis_of(index, 1) is not None
+    where = mesh.shard(index, "batch", None) if spread else index
+    tokens = mesh.shard(tokens, "batch", None, "context") if spread else tokens
+    found = jnp.take_along_axis(tokens, jnp.maximum(where, 0)[..., None], axis=1)
+    found = mesh.shard(found, "batch", "context", None) if spread else found
     return jnp.where(index[..., None] >= 0, found, 0)
 
 
@@ -384,6 +396,27 @@ def flat(tokens: Float[Array, "b f u d"]) -> Float[Array, "b _n d"]:
     return mesh.reshape(tokens, (b, f * u, d), out=("batch", None, None))
 
 
+def _slots(prompt: Prompt) -> Int[Array, "_p"]:
+    """The number of the slot at each place of a first prompt, laid out as its tokens."""
+    numbers = jnp.asarray(context.slots(prompt.tokens.shape[1]))
+    return mesh.shard(numbers, "context") if mesh.size("context") > 1 else numbers
+
+
+def _dealt(prompt: Prompt) -> Prompt:
+    """A first prompt with all that stands for its slots dealt out over the devices of a row."""
+    positions, sources = prompt.positions, prompt.sources
+    if sources is not None:
+        sources = dataclasses.replace(sources, slots=context.deal(sources.slots))
+    return dataclasses.replace(
+        prompt,
+        tokens=context.deal(prompt.tokens),
+        visual_index=context.deal(prompt.visual_index),
+        positions=None if positions is None else context.deal(positions, 2),
+        sources=sources,
+    )
+
+
 def _take(one_hot: Float[Array, "b i j"], values: Float[Array, "b j d"]) -> Float[Array, "b i d"]:
     """Rows picked by a product: no gather, so no scatter in the gradient and any sharding."""
-    return jnp.einsum("bij,bjd->bid", one_hot, values)
+    out = mesh.spec("batch", mesh.TOKENS, None, tokens=mesh.axis_of(one_hot, 1))
+    return jnp.einsum("bij,bjd->bid", one_hot, values, out_sharding=out)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from tgvlm_jax.grounding import targets
+from tgvlm_jax.models import context
 from tgvlm_jax.models.vlm import Predicted, VideoLanguageModel
 from tgvlm_jax.ops.cross_entropy import token_log_probs
 from tgvlm_jax.schema import Experiment, FpoConfig, SftConfig
@@ -63,7 +64,7 @@ def sums(
     predicted = model.extend(model.prefill(batch.prompt, states=states), batch.response)
     found = predicted_sums(model, predicted, batch, config=config)
     if config.loss_on_prompt:
-        before = model.decoder.norm(states.final[:, :-1])
+        before = model.decoder.norm(context.collect(states.final)[:, :-1])
         log_probs = token_log_probs(before, model.decoder.head(), batch.prompt.tokens[:, 1:])
         found["language"] -= jnp.sum(jnp.where(_prompt_mask(batch), log_probs, 0.0))
     return found

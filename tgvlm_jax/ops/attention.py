@@ -13,9 +13,11 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from tgvlm_jax import mesh
+from tgvlm_jax.ops.masks import AttentionMask
+from tgvlm_jax.ops.parts import Keys, attend_parts
 from tgvlm_jax.types import pytree
 
 PRODUCT = "product"
@@ -24,6 +26,7 @@ PRODUCT = "product"
 SUMMED = "summed"
 """The results of linear maps that are sums over tensor parallel chips."""
 
+_FEW = 16  # queries; with fewer, a kernel's block would be padding for the most part
 _FAR_BELOW = -1e30  # finite, so that a row without any key stays free of NaN
 
 
@@ -42,20 +45,53 @@ class KeyValues:
 def attend(
     q: Float[Array, "b t h r k"],
     stretches: Sequence[KeyValues],
-    masks: Sequence[Bool[Array, "_b #t _s"]],
+    masks: Sequence[Bool[Array, "_b #t _s"] | AttentionMask],
 ) -> Float[Array, "b t h r k"]:
     """Softmax attention, computed in float32, over all stretches together.
 
     Weights are made again for the gradient, so nothing of size t x s is kept (as in
-    FlashAttention, arXiv:2205.14135, section 3.1).
+    FlashAttention, arXiv:2205.14135, section 3.1). With tables for masks this is plain XLA; with
+    `AttentionMask`s it is put together from parts (`ops/parts.py`), in kernels on a TPU.
 
     Args:
         q: queries, `h` key heads with `r` query heads each.
         stretches: keys and values, each of its own length. One with fewer rows than `q` is shared:
             its row i serves as many following rows of `q` as it takes to reach their number.
-        masks: for each stretch and each of its rows, which key each query may see.
+        masks: for each stretch and each of its rows, which key each query may see; all of them
+            of one kind, see `ready`.
     """
+    numbers = [mask for mask in masks if isinstance(mask, AttentionMask)]
+    if numbers:
+        pairs = zip(stretches, numbers, strict=True)
+        return attend_parts(
+            q,
+            [Keys(k=kv.k, v=kv.v, mask=mask) for kv, mask in pairs],
+            name=PRODUCT,
+            shares=[1.0] * (len(numbers) - 1) + [_share(numbers[-1])],
+            pallas=mesh.platform() == "tpu",
+        )
     return jnp.moveaxis(_attend(jnp.moveaxis(q, 1, 3), tuple(stretches), tuple(masks)), 3, 1)
+
+
+def ready(
+    masks: Sequence[Bool[Array, "_b #t _s"] | AttentionMask], *, queries: int
+) -> tuple[Bool[Array, "_b #t _s"] | AttentionMask, ...]:
+    """Masks as `attend` wants them in all layers of a pass with so many queries.
+
+    Tables, if one of them is; else numbers where the pass runs in kernels (on a TPU, but for a
+    token or two) or a sequence may be spread over devices (mesh axis `cp`).
+    """
+    numbers = [mask for mask in masks if isinstance(mask, AttentionMask)]
+    kernels = mesh.platform() == "tpu" and queries >= _FEW
+    parts = kernels or (mesh.size("context") > 1 and queries > 1)
+    if parts and len(numbers) == len(masks):
+        return tuple(numbers)
+    return tuple(mask.dense() if isinstance(mask, AttentionMask) else mask for mask in masks)
+
+
+def _share(mask: AttentionMask) -> float:
+    """The part of its pairs that a pass over itself computes, for cost estimates."""
+    return 0.5 if mask.group is None else 1.0
 
 
 # In every einsum below the operands stand in the order of the result. Otherwise it, or the gradient
@@ -94,6 +130,13 @@ def _scores(q, kv: KeyValues, mask) -> Float[Array, "b h r t s"]:
     return jnp.where(mask[:, None, None], scores, jnp.float32(_FAR_BELOW))
 
 
+def _mixed(weights, values):
+    """A sum over keys, which may be spread over devices."""
+    shape = (*weights.shape[:-1], values.shape[-1])
+    out = mesh.spec("batch", "heads", None, None, None, shape=shape)
+    return jnp.einsum("bhrts,bhsk->bhrtk", weights, values, out_sharding=out)
+
+
 def _attend_forward(q, stretches, masks):
     rows = [kv.k.shape[0] for kv in stretches]
     scores = [
@@ -106,7 +149,7 @@ def _attend_forward(q, stretches, masks):
     totals = [_unfold(jnp.sum(w, axis=-1, keepdims=True), len(q)) for w in weights]
     total = functools.reduce(jnp.add, totals)
     mixed = [
-        _unfold(jnp.einsum("bhrts,bhsk->bhrtk", w.astype(kv.v.dtype), kv.v), len(q))
+        _unfold(_mixed(w.astype(kv.v.dtype), kv.v), len(q))
         for w, kv in zip(weights, stretches, strict=True)
     ]
     out = functools.reduce(jnp.add, mixed) / total.astype(q.dtype)
@@ -134,54 +177,9 @@ def _of_stretch(kv: KeyValues, mask, q, gradient, peak, total, shared):
     of_weights = jnp.einsum("bhrtk,bhsk->bhrts", gradient, kv.v, preferred_element_type=jnp.float32)
     of_scores = jnp.where(mask[:, None, None], weights * (of_weights - shared) * scale, 0)
     of_scores = of_scores.astype(q.dtype)
-    of_q = jnp.einsum("bhrts,bhsk->bhrtk", of_scores, kv.k)
+    of_q = _mixed(of_scores, kv.k)
     of_k = jnp.einsum("bhrtk,bhrts->bhks", q, of_scores)
     return of_q, KeyValues(k=jnp.swapaxes(of_k, 2, 3), v=jnp.swapaxes(of_v, 2, 3))
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
-
-
-def causal_mask(
-    order: Int[Array, "b t"],
-    valid: Bool[Array, "b t"],
-    *,
-    block: Bool[Array, "b t"] | None = None,
-    segments: Int[Array, "b t"] | None = None,
-    window: int = 0,
-) -> Bool[Array, "b t t"]:
-    """Who sees whom within one pass.
-
-    Args:
-        order: place of each slot within its sample.
-        valid: slots that hold something; padding is seen by nobody.
-        block: slots inside the one bidirectional block, all of which see each other (D2VLM 1.4).
-        segments: numbers of the samples packed into a row; nobody sees another's.
-        window: how far back one sees, itself included; 0 sees all.
-    """
-    ahead = order[:, :, None] - order[:, None, :]
-    seen = ahead >= 0
-    if window:
-        seen &= ahead < window
-    if block is not None:
-        seen |= block[:, :, None] & block[:, None, :]
-    if segments is not None:
-        seen &= segments[:, :, None] == segments[:, None, :]
-    return seen & valid[:, None, :]
-
-
-def earlier_mask(
-    filled: Bool[Array, "b s"], after: Int[Array, "*#b t"], *, window: int = 0
-) -> Bool[Array, "b #t s"]:
-    """Which slots of an earlier pass are seen by the tokens that follow it.
-
-    Args:
-        filled: slots of the earlier pass that hold something, from the first on.
-        after: how many of its own pass's tokens stand before each token, for all rows or each.
-        window: as in `causal_mask`.
-    """
-    if not window:
-        return filled[:, None, :]
-    place = jnp.sum(filled, axis=-1, dtype=jnp.int32)[:, None] + after
-    slots = jnp.arange(filled.shape[1], dtype=jnp.int32)
-    return filled[:, None, :] & (place[:, :, None] - slots < window)

@@ -114,7 +114,8 @@ def check(experiment: Experiment, mesh: Mesh | None, *, sizes: Sizes) -> None:
     if isinstance(config, GrpoConfig):
         counts.append(config.rollout_size or batch)
     for count in counts:
-        mesh_lib.check(experiment.model, mesh, batch_size=count, frames=frames)
+        rows = {"batch_size": count, "frames": frames}
+        mesh_lib.check(experiment.model, mesh, data=data, **rows)
 
 
 @dataclasses.dataclass(frozen=True)

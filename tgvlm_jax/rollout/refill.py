@@ -196,7 +196,7 @@ def _empty(read: PromptState, *, slots: int, samples: int, length: int) -> _Slot
         done=jnp.ones(slots * samples, bool),
         final=rows.final,
         query=rows.query,
-        cache=[empty_cache(rows, layer, length) for layer in layers],
+        cache=[empty_cache(rows, length) for _ in layers],
     )
 
 

@@ -23,7 +23,7 @@ from tgvlm_jax.models.decoder import Block
 from tgvlm_jax.models.evidence import Evidence, span_means
 from tgvlm_jax.models.parameters import Blueprint, Params
 from tgvlm_jax.models.vlm import Bank, PromptState, VideoLanguageModel, for_answers
-from tgvlm_jax.ops.attention import KeyValues, earlier_mask
+from tgvlm_jax.ops.attention import KeyValues
 from tgvlm_jax.rollout.sampling import GREEDY, add_used, choose, log_probs, used_tokens
 from tgvlm_jax.schema import SamplingConfig
 from tgvlm_jax.types import Prompt, pytree
@@ -128,7 +128,7 @@ def speak(
 
     def step(loop):
         i = loop["index"]
-        ages = jnp.full_like(read.earlier.mask[:, 0], i, jnp.int32)
+        ages = jnp.full_like(jnp.any(read.earlier.mask, axis=1), i, jnp.int32)
         drawn, moved = advance(model, weights, read, loop, settings, ages=ages)
         return {
             "index": i + 1,
@@ -159,7 +159,7 @@ def _start(
         "used": used,
         "final": read.final,
         "query": read.query,
-        "cache": [empty_cache(read, layer, length) for layer in range(layers)],
+        "cache": [empty_cache(read, length) for _ in range(layers)],
     }
 
 
@@ -305,7 +305,7 @@ def _decode(
     own_mask = (behind <= own[:, None])[:, None]
     if window:
         own_mask &= behind < window
-    prompt_mask = earlier_mask(read.earlier.mask, ages[:, None], window=window)
+    prompt_mask = read.earlier.seen_after(ages[:, None], window=window).dense()
     masks = (prompt_mask, *(one.mask[:, None] for one in read.later), own_mask)
     turn = model.decoder.rotation((read.next_position + own)[:, None])
     new_cache, query, slot = [], x, index % length
@@ -318,13 +318,13 @@ def _decode(
     return {"final": x, "query": query, "cache": new_cache}
 
 
-def empty_cache(read: PromptState, layer: int, length: int) -> KeyValues:
+def empty_cache(read: PromptState, length: int) -> KeyValues:
     """A cache for `length` new tokens of every answer, laid out like one layer of the prompt's."""
     count = len(read.next_position) // len(read.earlier.mask)
 
     def blank(x):
-        one = jnp.zeros_like(x[layer, :, :, :1])
-        wide = jnp.broadcast_to(one, (*one.shape[:2], length, one.shape[3]))
+        shape = (*x.shape[1:3], length, x.shape[4])
+        wide = mesh.shard(jnp.zeros(shape, x.dtype), "batch", "heads", None, None)
         return mesh.repeat(wide, count, "heads") if count > 1 else wide
 
     return jax.tree.map(blank, read.earlier.kv)

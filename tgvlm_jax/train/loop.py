@@ -190,7 +190,8 @@ def _train(experiment: Experiment, workdir: Path, clock: Clock, dog: Watchdog) -
     distributed.check_mesh(mesh, batch_size=experiment.data.batch_size)
     frames = visual_rows(experiment.model, experiment.data)
     for size in _sizes(experiment):
-        mesh_lib.check(experiment.model, mesh, batch_size=size, frames=frames)
+        rows = {"batch_size": size, "frames": frames}
+        mesh_lib.check(experiment.model, mesh, data=experiment.data, **rows)
     closing, data = contextlib.closing, batches(experiment, chat, mesh=mesh)
     with Sigterm(mesh) as sigterm, mesh_lib.use(mesh), closing(data):
         distributed.agree(experiment)
