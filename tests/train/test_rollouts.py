@@ -201,6 +201,7 @@ def test_a_run_resumes_to_the_bit_and_compiles_once(learns, tmp_path, monkeypatc
     assert len({one["compiles"] for one in records}) == 1
     assert all(one["reward_spread"] > 0 and one["grad_norm"] > 0 for one in records)
     for one in records:
+        assert one["flops_per_second"] > 0
         assert one["seconds_rollout"] > 0
         assert one["seconds_reward"] > 0
         spent = [one[name] for name in one if name.startswith("seconds_")]

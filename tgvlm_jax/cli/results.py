@@ -32,6 +32,8 @@ _CHARTS = (
     Chart(key="language", title="Language loss"),
     Chart(key="consistency", title="Consistency loss"),
     Chart(key="frames_per_second", title="Throughput", unit="frames/s"),
+    Chart(key="step_time", title="Time of a step", unit="s"),
+    Chart(key="mfu", title="Model FLOPs", unit="% of the peak", scale=100.0),
     Chart(key="input_wait", title="Waiting for input", unit="% of the step", scale=100.0),
 )
 _EXAMPLES = 9

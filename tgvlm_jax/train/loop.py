@@ -468,15 +468,22 @@ class _Loop:
         data: Batches,
     ) -> "_Pending":
         """What is known of a step that has begun; `before` it so many programs were compiled."""
+        model, config = self.experiment.model, self.experiment.objective
         if isinstance(batch, Pools):
-            frames = sum(len(sample.frames) for sample in batch.samples)
+            rows, frames = len(batch.samples), sum(len(one.frames) for one in batch.samples)
         else:
-            frames = _frames(batch.prompt, self.experiment.model)
-        work, hosts = None, jax.process_count()
+            rows, frames = len(batch.prompt.tokens), _frames(batch.prompt, model)
+        work, hosts = None, self.experiment.data.batch_size / rows  # all of them for this one
         if isinstance(batch, Batch | PreferenceBatch):
-            work = hosts * flops.per_step(self.experiment.model, batch, trained=self.trained)
+            work = hosts * flops.per_step(model, batch, trained=self.trained)
+        elif isinstance(batch, Questions) and isinstance(config, GrpoConfig):
+            lengths = [config.max_tokens] * config.num_generations
+            work = flops.of_prompts(model, batch.prompt, lengths=lengths, trained=self.trained)
+            work *= hosts
         done, count = metrics["grad_norm"], self.compiles.count
-        lap = self.watch.lap(done, frames=hosts * frames, flops=work, compiled=count > before)
+        lap = self.watch.lap(
+            done, frames=round(hosts * frames), flops=work, compiled=count > before
+        )
         seconds = self.compiles.seconds
         metrics = metrics | {"compiles": count, "compile_seconds": seconds}
         return _Pending(number, metrics, lap, data.get_state())
