@@ -85,3 +85,17 @@ def test_the_hint_may_be_a_better_one(tmp_path):
         files.disk_errors(tmp_path, hint="delete some runs"),
     ):
         raise FileNotFoundError(2, "No such file")
+
+
+def test_what_killed_writers_left_is_cleared(tmp_path):
+    """And nothing else, be its name similar."""
+    stay = [
+        "metrics.jsonl",
+        ".metrics.jsonl.old",
+        ".other.jsonl.ab12cd34",
+        "metrics.jsonl.ab12cd34",
+    ]
+    for name in [*stay, ".metrics.jsonl.ab12cd34", ".metrics.jsonl._______z"]:
+        (tmp_path / name).write_text("x")
+    files.clear(tmp_path / "metrics.jsonl")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(stay)

@@ -31,6 +31,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
                 os.unlink(name)
 
 
+def clear(path: Path) -> None:
+    """Removes what writers of a file that were killed have left beside it; nobody may write now."""
+    with disk_errors(path):
+        for left in path.parent.glob(f".{path.name}.????????"):
+            left.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def new_folder(path: Path, *, hint: str = "") -> Iterator[Path]:
     """A temporary sibling folder to fill; it is given the name `path` when the block ends well.

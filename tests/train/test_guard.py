@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from tests.models.tiny import EXPERIMENT, RAGGED, batch
-from tests.train.test_loop import logged
+from tests.train.test_loop import logged, sigterm_at
 from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.data.pipeline import BatchMaker
 from tgvlm_jax.models import parameters
-from tgvlm_jax.schema import MeshConfig, OptimConfig, TrainConfig
+from tgvlm_jax.schema import MeshConfig, OptimConfig, SftConfig, TrainConfig
 from tgvlm_jax.train import guard, loop, optim, state
 from tgvlm_jax.train.checkpoint import Checkpoints
 from tgvlm_jax.train.guard import Guard
@@ -152,6 +152,12 @@ def no_numbers(response):
     return dataclasses.replace(response, spans=spans, evidence_mask=mask)
 
 
+def one_token(response):
+    """Less to take the mean of: a larger gradient."""
+    first = np.cumsum(response.mask, axis=1) == 1
+    return dataclasses.replace(response, mask=response.mask & first)
+
+
 @contextlib.contextmanager
 def spoilt(*numbers, how=no_numbers):
     """Answers of batches `numbers` (the first is 1) are changed."""
@@ -232,6 +238,24 @@ def test_where_nothing_was_learned_in_between_a_rewind_is_a_skip(experiment, tmp
         rewound = loop.train(small(experiment, on_nan="rewind"), tmp_path / "rewound")
         skipped = loop.train(small(experiment), tmp_path / "skipped")
     assert_same(jax.device_get(rewound.params), jax.device_get(skipped.params))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["skip", "rewind"])
+def test_a_resumed_run_decides_the_same(experiment, tmp_path, policy):
+    """SIGTERM after step 5, between a window that fills and the spikes that it tells."""
+    config = small(experiment, on_spike=policy, spike_factor=1.05, spike_window=3, rewinds=9)
+    config = dataclasses.replace(config, objective=SftConfig(grounding=0.0, consistency=0.0))
+    with spoilt(6, 7, how=one_token):
+        whole = loop.train(config, tmp_path / "whole")
+        lines = read_metrics(tmp_path / "whole" / "metrics.jsonl")
+        ratios = [one["spike_ratio"] for one in lines]
+        assert any(one["spikes"] for one in lines if one["step"] > 5), ratios
+        with sigterm_at(5), contextlib.suppress(loop.Preempted):
+            loop.train(config, tmp_path / "run")
+        rest = loop.train(config, tmp_path / "run")
+    assert logged(tmp_path / "run") == logged(tmp_path / "whole")
+    assert_same(jax.device_get(rest.params), jax.device_get(whole.params))
 
 
 def test_a_run_of_before_has_an_empty_window(experiment, tmp_path):

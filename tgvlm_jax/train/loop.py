@@ -207,6 +207,7 @@ def _train(experiment: Experiment, workdir: Path, clock: Clock, dog: Watchdog) -
             model_folder.start(experiment)
         if distributed.host() == 0:
             checkpoint.save_experiment(workdir, experiment)  # nothing is wrong with it from here on
+            resume.clear(workdir)
         distributed.check_shared(workdir)
         _skipped(data, workdir, told=True)
         with closing(resume.open_store(experiment, workdir)) as store:

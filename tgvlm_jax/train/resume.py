@@ -9,8 +9,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from tgvlm_jax import files
+from tgvlm_jax.data.annotated import SKIPPED
 from tgvlm_jax.schema import Experiment
-from tgvlm_jax.train import checkpoint, model_folder, state
+from tgvlm_jax.train import checkpoint, model_folder, state, transcript
 
 
 def open_store(experiment: Experiment, workdir: Path) -> checkpoint.Checkpoints:
@@ -19,6 +21,12 @@ def open_store(experiment: Experiment, workdir: Path) -> checkpoint.Checkpoints:
     return checkpoint.Checkpoints(
         workdir, keep=config.keep, keep_every=config.keep_every, every=config.checkpoint_every
     )
+
+
+def clear(workdir: Path) -> None:
+    """Removes what a run that was killed left half written; checkpoints look after themselves."""
+    for name in ("experiment.json", "metrics.jsonl", SKIPPED, transcript.NAME):
+        files.clear(workdir / name)
 
 
 def tell_start(experiment: Experiment, workdir: Path) -> None:
