@@ -5,6 +5,7 @@ this package with a docstring (its usage), `flags(flag_values)` and `main(flags)
 """
 
 import difflib
+import glob
 import importlib
 import inspect
 import os
@@ -68,6 +69,9 @@ _QUIET = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
 }
 
+# Where there is no TPU, what libtpu would otherwise ask the network for and complain about.
+_NO_TPU = {"TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost"}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; argv is what follows `tgvlm`, by default the process's own.
@@ -102,7 +106,8 @@ def _dispatch(words: list[str]) -> int:
         close = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.6)
         near = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(VERBS)}"
         return _fail(f"unknown verb {verb!r}; {near}")
-    for name, value in _QUIET.items():
+    there = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/*")
+    for name, value in (_QUIET if there else _QUIET | _NO_TPU).items():
         os.environ.setdefault(name, value)
 
     from tgvlm_jax.types import InputError  # loads jax, which help does without

@@ -16,7 +16,7 @@ from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.plan import hlo
 from tgvlm_jax.plan.cost import Cost, count
 from tgvlm_jax.plan.programs import Program
-from tgvlm_jax.plan.topology import Topology
+from tgvlm_jax.plan.topology import Topology, without_flags
 
 GIB = 2**30
 _TOO_LARGE = re.compile(r"[Uu]sed ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
@@ -64,8 +64,8 @@ def compile_program(program: Program, topology: Topology) -> Compiled:
     began = time.monotonic()
     temporary = tempfile.TemporaryDirectory(prefix="tgvlm_plan")
     tpu = topology.kind.startswith("TPU")
-    cache = _without_cache() if tpu else contextlib.nullcontext()
-    with mesh_lib.use(program.mesh), temporary as folder, cache:
+    alone = _alone() if tpu else contextlib.nullcontext()
+    with mesh_lib.use(program.mesh), temporary as folder, alone:
         lowered = program.lower()
         dumps = tpu and topology.kind not in _PRINTED
         options: dict[str, Any] = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
@@ -85,13 +85,14 @@ def compile_program(program: Program, topology: Topology) -> Compiled:
 
 
 @contextlib.contextmanager
-def _without_cache() -> Iterator[None]:
-    """JAX cannot read back what it has compiled for devices that are not there."""
+def _alone() -> Iterator[None]:
+    """Without JAX's cache: it cannot read back what was compiled for devices that are not there."""
     before = jax.config.jax_enable_compilation_cache  # pyright: ignore
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     try:
-        yield
+        with without_flags():
+            yield
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
         compilation_cache.reset_cache()

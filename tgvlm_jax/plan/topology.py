@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -104,7 +105,8 @@ def _tpus(name: str, slices: int) -> Topology:
     if name.startswith("v4"):  # its chips count as one device each only when asked for
         options["chip_config_name"] = "megacore"
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
+        with without_flags():
+            found = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
     except Exception as error:  # whatever the compiler's library raises about a name
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"--topology {name}: {first}; give such as v5e:4x4") from error
@@ -115,6 +117,17 @@ def _tpus(name: str, slices: int) -> Topology:
         slices=slices,
         compiler=f"libtpu {importlib.metadata.version('libtpu')}",
     )
+
+
+@contextlib.contextmanager
+def without_flags() -> Iterator[None]:
+    """libtpu reads $XLA_FLAGS when it first needs them, and aborts at one that is not for TPUs."""
+    flags = os.environ.pop("XLA_FLAGS", None)
+    try:
+        yield
+    finally:
+        if flags is not None:
+            os.environ["XLA_FLAGS"] = flags
 
 
 def _cpus(name: str, slices: int) -> Topology:
