@@ -18,6 +18,7 @@ peft (pip install -e '.[parity]').
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -27,6 +28,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +57,14 @@ class Side:
             env=os.environ | environment,
         )
         self._lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self._lines.put(line)
+        with self.process.stdout as lines:
+            for line in lines:
+                self._lines.put(line)
         self._lines.put("")
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
@@ -70,37 +74,46 @@ class Side:
             SideError: there was no answer; the process is gone then.
         """
         assert self.process.stdin is not None
+        line = ""
         try:
             self.process.stdin.write(json.dumps({"do": do, **request}) + "\n")
             self.process.stdin.flush()
             line = self._lines.get(timeout=self.limit)
-        except (BrokenPipeError, queue.Empty) as error:
+        except queue.Empty as error:
             self.close()
             raise SideError(f"no answer within {self.limit:.0f} s") from error
+        except BrokenPipeError:
+            pass
         if not line.startswith("@"):
-            raise SideError(f"the process ended with status {self.process.wait()}")
+            status = self.process.wait()
+            self.close()
+            raise SideError(f"the process ended with status {status}")
         return json.loads(line[1:])
 
     def close(self) -> None:
         """Ends the process."""
+        assert self.process.stdin is not None
         self.process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
+        self._reader.join()
 
 
 class Bench:
-    """Both sides, and what was measured so far."""
+    """Both sides; one that dies over a case is started again for the next."""
 
     def __init__(self, options: argparse.Namespace):
         self.options = options
         self.share = 0.45 if options.torch else 0.9
         self.sides: dict[str, Side] = {}
-        self.failed: dict[str, str] = {}
         self.told = self._start_ours()
-        self.peer: dict[str, Any] = {}
-        if options.torch and self.told["platform"] != "tpu":
+        self.peer: dict[str, Any] = {}  # what torch says of itself, if it takes part
+        self.absent = "" if options.torch else "left out"
+        if options.torch and self.told["platform"] == "tpu":
+            self.absent = "does not see a TPU"
+        if not self.absent:
             self._start_torch()
-        elif options.torch:
-            self.failed["torch"] = "torch does not see a TPU"
 
     def _start_ours(self) -> dict[str, Any]:
         path = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
@@ -110,32 +123,32 @@ class Bench:
         }
         if not self.options.cache:
             environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-        self.sides["ours"] = self._side("accelerator_ours.py", sys.executable, environment)
-        return self.sides["ours"].ask("hello")
+        return self._start("ours", "accelerator_ours.py", sys.executable, environment)
 
     def _start_torch(self) -> None:
         on_cpu = self.told["platform"] == "cpu"
         environment = {"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {}
-        self.sides["torch"] = self._side(
-            "accelerator_torch.py", self.options.torch_python, environment
-        )
+        python, device = self.options.torch_python, "cpu" if on_cpu else "cuda"
         try:
-            self.peer = self._ask("torch", "hello", device="cpu" if on_cpu else "cuda")
+            self.peer = self._start(
+                "torch", "accelerator_torch.py", python, environment, device=device
+            )
         except SideError as error:
             self.peer = {"error": str(error)}
         if "error" in self.peer:
-            self._drop("torch", self.peer["error"])
+            self.absent = self.peer["error"]
+            self._drop("torch", self.absent)
 
-    def _side(self, script: str, python: str, environment: dict[str, str]) -> Side:
+    def _start(
+        self, side: str, script: str, python: str, environment: dict[str, str], **request: Any
+    ) -> dict[str, Any]:
         limit = self.options.limit
-        return Side(script, python=python, environment=environment, limit=limit)
-
-    def _ask(self, side: str, do: str, **request: Any) -> dict[str, Any]:
-        return self.sides[side].ask(do, **request)
+        made = Side(script, python=python, environment=environment, limit=limit)
+        self.sides[side] = made
+        return made.ask("hello", **request)
 
     def _drop(self, side: str, reason: str) -> None:
         self.sides.pop(side).close()
-        self.failed[side] = reason
         print(f"{side}: {reason}", flush=True)
 
     def close(self) -> None:
@@ -143,35 +156,41 @@ class Bench:
         for side in self.sides.values():
             side.close()
 
-    def measure(self, name: str, record: dict[str, Any], save: Any) -> None:
+    def measure(self, name: str, record: dict[str, Any], save: Callable[[], None]) -> None:
         """All cases of a system, written after each."""
         dtype = self.options.dtype or ("float32" if self.told["platform"] == "cpu" else "bfloat16")
-        if "ours" not in self.sides:  # it died over an earlier system
+        if "ours" not in self.sides:
             self._start_ours()
-        if "torch" in self.failed and self.peer and "error" not in self.peer:
-            del self.failed["torch"]
-            self._start_torch()
-        about = self._ask("ours", "begin", name=name, dtype=dtype)
+        about = self.sides["ours"].ask("begin", name=name, dtype=dtype)
         if "torch" in self.sides:
-            self._ask("torch", "begin", name=name, dtype=dtype, told=about)
+            self.sides["torch"].ask("begin", name=name, dtype=dtype, told=about)
         kept = ("lengths", "layers", "parameters", "flops", "bytes", "tower")
         section = {"facts": self._facts(dtype), **{key: about[key] for key in kept}, "cases": {}}
         record[name] = section
         for case in CASES:
             if self.options.cases and case not in (*self.options.cases, "product", "copy"):
                 continue
+            self._revive(name, dtype, about)
             section["cases"][case] = row = self._case(case)
-            if "flops" in row.get("ours", {}):
+            if "flops" in row["ours"]:
                 section["flops"][case] = row["ours"]["flops"]
             section["facts"]["load"] = round(os.getloadavg()[0], 1)
             save()
             print(f"{name}: {accelerator_table.line(case, section)}", flush=True)
 
+    def _revive(self, name: str, dtype: str, about: dict[str, Any]) -> None:
+        """Starts again what an earlier case has ended."""
+        if "ours" not in self.sides:
+            self._start_ours()
+            self.sides["ours"].ask("begin", name=name, dtype=dtype)
+        if "torch" not in self.sides and not self.absent:
+            self._start_torch()
+            if "torch" in self.sides:
+                self.sides["torch"].ask("begin", name=name, dtype=dtype, told=about)
+
     def _case(self, case: str) -> dict[str, Any]:
         """Prepared on both sides, then turn by turn."""
-        row: dict[str, Any] = {}
-        for side in list(self.sides):
-            row[side] = self._guard(side, "prepare", case)
+        row = {side: self._guard(side, "prepare", case) for side in list(self.sides)}
         for _ in range(self.options.rounds):
             for side, found in row.items():
                 if "error" in found:
@@ -179,6 +198,7 @@ class Bench:
                 taken = self._guard(side, "seconds", case)
                 if "error" in taken:
                     found["error"] = taken["error"]
+                    found.pop("calls", None)
                 else:
                     found.setdefault("calls", []).append(taken)
         for side in list(self.sides):
@@ -186,10 +206,8 @@ class Bench:
         return row
 
     def _guard(self, side: str, do: str, case: str) -> dict[str, Any]:
-        if side not in self.sides:
-            return {"error": self.failed[side]}
         try:
-            return self._ask(side, do, case=case)
+            return self.sides[side].ask(do, case=case)
         except SideError as error:
             self._drop(side, f"{case}: {error}")
             return {"error": str(error)}
@@ -204,7 +222,7 @@ class Bench:
             "rounds": self.options.rounds,
             "versions": versions,
             "cached": self.options.cache,
-            "torch": self.failed.get("torch", ""),
+            "torch": self.absent,
         }
 
 

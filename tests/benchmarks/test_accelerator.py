@@ -180,3 +180,18 @@ def test_the_device_is_told_as_jax_has_it(ours):
     assert told["platform"] == "cpu"
     assert told["devices"] == jax.device_count()
     assert set(told["sizes"]["paper"]) <= set(told["systems"])
+
+
+def side(accelerator, script, limit):
+    return accelerator.Side(script, python=sys.executable, environment={}, limit=limit)
+
+
+def test_a_process_that_ends_is_told_from_one_that_hangs(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    accelerator = importlib.import_module("accelerator")
+    with pytest.raises(accelerator.SideError, match="the process ended with status 2"):
+        side(accelerator, "no_such_script.py", 60.0).ask("hello")
+    slow = side(accelerator, "accelerator_ours.py", 0.01)
+    with pytest.raises(accelerator.SideError, match="no answer within 0 s"):
+        slow.ask("hello")
+    assert slow.process.returncode != 0
