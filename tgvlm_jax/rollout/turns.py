@@ -97,12 +97,13 @@ def converse(
     check_turns(model)
     play = _Play(params, blueprint, limits, blank, keep_features, mesh)
     read = read_prompt(params, prompt, blueprint=blueprint, samples=samples)
+    own = len(mesh_lib.own_rows(mesh, len(read.next_position)))
     for turn in range(limits.turns):
         own_key = None if key is None else jax.random.fold_in(key, turn)
         found, read = answer(
             params,
             read,
-            mesh_lib.put_batch(~play.going(len(read.next_position)), mesh),
+            mesh_lib.put_batch(~play.going(own), mesh),
             own_key,
             blueprint=blueprint,
             max_tokens=limits.tokens,
@@ -138,7 +139,7 @@ def recite(
     check_turns(blueprint.build(params).config)
     play = _Play(params, blueprint, limits, blank, keep_features, mesh)
     for turn in range(limits.turns):
-        going = play.going(len(script) * jax.process_count())
+        going = play.going(len(script))
         tokens = np.full((len(script), limits.tokens), pad_id, np.int32)
         mask = np.zeros(tokens.shape, bool)
         for row, lines in enumerate(script):
@@ -175,9 +176,9 @@ class _Play:
         self.seen: list[Prompt] = []
 
     def going(self, rows: int) -> np.ndarray:
-        """Which of this host's conversations are not over; `rows` are those of all hosts."""
+        """Which of this host's `rows` conversations are not over."""
         if self.active is None:
-            self.active = np.ones(rows // jax.process_count(), bool)
+            self.active = np.ones(rows, bool)
         return self.active
 
     def said(self, found: Generation) -> None:

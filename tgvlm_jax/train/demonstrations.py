@@ -14,8 +14,8 @@ from tgvlm_jax.objectives import grpo
 from tgvlm_jax.objectives.ppo import TurnBatch
 from tgvlm_jax.rollout import retrieval_prompts, turns
 from tgvlm_jax.schema import Experiment, ImitateConfig
+from tgvlm_jax.train import distributed, talks, turn_rollouts
 from tgvlm_jax.train import episodes as episodes_lib
-from tgvlm_jax.train import talks, turn_rollouts
 from tgvlm_jax.train.episodes import Episode
 from tgvlm_jax.train.rollouts import Rolled
 from tgvlm_jax.train.state import TrainState
@@ -34,6 +34,7 @@ class Demonstrations:
         assert isinstance(config, ImitateConfig)
         turn_rollouts.check(experiment)
         self.config, self.seed = config, experiment.seed
+        self.batch_size = experiment.data.batch_size
         self.talks = talks.Talks(experiment, blueprint=blueprint, chat=chat, mesh=mesh)
 
     def close(self) -> None:
@@ -49,9 +50,11 @@ class Demonstrations:
     def __call__(self, state: TrainState, pools: Pools) -> Rolled:
         """Scripted conversations; what is drawn follows from the seed and the step."""
         played, prompt = self.talks.begin(state.params, pools.samples, group=1)
-        seed = [self.seed, _SCRIPT, int(state.step), jax.process_index()]
-        rng = np.random.default_rng(seed)
-        script = [self._lines(one, rng) for one in played.episodes]
+        rows = mesh_lib.own_rows(self.talks.mesh, self.batch_size)[: len(played.episodes)]
+        script = [
+            self._lines(one, np.random.default_rng([self.seed, _SCRIPT, int(state.step), row]))
+            for row, one in zip(rows, played.episodes, strict=True)
+        ]
         found = turns.recite(
             state.params,
             [[self.talks.prompts.ids(line) for line in lines] for lines in script],
@@ -65,7 +68,7 @@ class Demonstrations:
         )
         return Rolled(
             batch=TurnBatch(prompt=prompt, text=text, own=own, log_probs=chances),
-            metrics=episodes_lib.summary(played.episodes),
+            metrics=distributed.mean(episodes_lib.summary(played.episodes)),
             told=tuple(talks.told((one,), ((),)) for one in played.episodes),
             failures=(),
         )

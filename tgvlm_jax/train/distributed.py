@@ -171,6 +171,12 @@ def gather(value: Any) -> list[Any]:
     return [json.loads(text) for _, text in found]
 
 
+def mean(figures: dict[str, float]) -> dict[str, float]:
+    """Means over hosts of figures that each has for its own part."""
+    said = gather(figures)
+    return {name: sum(one[name] for one in said) / len(said) for name in figures}
+
+
 def agree(experiment: Experiment) -> None:
     """Raises InputError where hosts were not given the same experiment, code and shards."""
     compare(gather(facts(experiment)))

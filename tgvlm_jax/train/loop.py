@@ -397,9 +397,10 @@ class _Loop:
         batch, before = self._next(data), self.compiles.count
         current, metrics = self.step.step(current, batch)
         self.pending.append(self._pend(number, batch, metrics, before=before, data=data))
-        if number % config.log_every == 0 or self._late():
+        with self.clock("step"):  # either may wait for the devices
+            late, asked = self._late(), self.sigterm.stops()
+        if number % config.log_every == 0 or late:
             self._flush(upto=number - 1)
-        asked = self.sigterm.stops()
         if asked or number % config.checkpoint_every == 0 or number == total:
             self._flush(upto=number)
             if self.bad is None:
@@ -429,7 +430,7 @@ class _Loop:
 
     def _rewind(self, bad: _Pending, data: Batches) -> state.TrainState:
         """The state of the checkpoint before a step, to go on with the data after that step."""
-        since = self.store.rewind_to()
+        since = distributed.gather(self.store.rewind_to())[0]
         current, kept = self.restore(since)
         self.step.set_state(kept)
         self.step.rewind(bad.number)

@@ -18,12 +18,12 @@ from tgvlm_jax.models.vlm import check_turns
 from tgvlm_jax.objectives import grpo, ppo
 from tgvlm_jax.objectives.ppo import TurnBatch
 from tgvlm_jax.rewards import videomtr
-from tgvlm_jax.rewards.videomtr import BootstrapState, Shaped
+from tgvlm_jax.rewards.videomtr import BootstrapState, Shaped, Turns
 from tgvlm_jax.rollout import turns
 from tgvlm_jax.rollout.turns import Conversations
 from tgvlm_jax.schema import Experiment, ImitateConfig, PpoConfig
+from tgvlm_jax.train import distributed, step
 from tgvlm_jax.train import episodes as episodes_lib
-from tgvlm_jax.train import step
 from tgvlm_jax.train.episodes import Episodes
 from tgvlm_jax.train.rollouts import Rolled, Told
 from tgvlm_jax.train.state import TrainState
@@ -84,6 +84,7 @@ class TurnRollouts:
         self.talks = Talks(experiment, blueprint=blueprint, chat=chat, mesh=mesh)
         self.rule = videomtr.PRESETS[config.reward]
         self.bootstrap = BootstrapState()
+        self.rows = mesh_lib.own_rows(mesh, experiment.data.batch_size)
 
     def get_state(self) -> dict[str, Any]:
         """What to checkpoint; JSON."""
@@ -116,9 +117,7 @@ class TurnRollouts:
             samples=group,
             **self.talks.settings(played, config.max_tokens),
         )
-        shaped = videomtr.shape(
-            played.outcome(decay=self.rule.turn_decay), self.rule, state=self.bootstrap
-        )
+        shaped = self._shape(played.outcome(decay=self.rule.turn_decay))
         self.bootstrap = shaped.state
         there = np.repeat([sample.readable for sample in pools.samples], group)
         batch, stats = _assemble(
@@ -135,10 +134,26 @@ class TurnRollouts:
                 "none of the conversations has a finite probability: the parameters are no "
                 "longer numbers; start again from an earlier checkpoint with a lower optim.lr"
             )
-        metrics |= episodes_lib.summary(played.episodes) | _shares(shaped, played)
+        said = episodes_lib.summary(played.episodes) | _shares(shaped, played)
+        metrics |= distributed.mean(said)
         metrics["rollout_seconds"] = time.monotonic() - began
         groups = _tell(played, shaped, group)
         return Rolled(batch=batch, metrics=metrics, told=groups, failures=())
+
+    def _shape(self, own: Turns) -> Shaped:
+        """Rewards of this host's conversations; the bonus looks at how those of all hosts went."""
+        parts = dataclasses.asdict(own)
+        said = {"rows": self.rows} | {name: x.tolist() for name, x in parts.items()}
+        by_rows = {tuple(one["rows"]): one for one in distributed.gather(said)}
+        order = sorted(by_rows)
+        whole = {
+            name: np.concatenate([np.asarray(by_rows[rows][name], x.dtype) for rows in order])
+            for name, x in parts.items()
+        }
+        shaped = videomtr.shape(Turns(**whole), self.rule, state=self.bootstrap)
+        first = order.index(self.rows) * len(own.taken)
+        mine = {name: x[first : first + len(own.taken)] for name, x in shaped.terms.items()}
+        return dataclasses.replace(shaped, terms=mine)
 
     def _values(self, params: Params, prompt: Prompt, found: Conversations) -> jax.Array | None:
         if self.config.baseline != "critic":
