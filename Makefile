@@ -46,7 +46,7 @@ beam:
 	.venv-beam/bin/python -m pip install --quiet --disable-pip-version-check \
 	  -e '.[beam,gcs]' beartype psutil pytest pytest-timeout
 	.venv-beam/bin/python -m pytest -m 'slow or not slow' tests/data/test_beam_shards.py \
-	  tests/data/test_shard_tasks.py $(ARGS)
+	  tests/data/test_shard_tasks.py tests/data/test_buckets.py $(ARGS)
 
 # One installer for both sets: uv where it is there, else pip. Its talk goes to a log that is shown
 # only when something went wrong. $(1) is what to install.

@@ -90,11 +90,9 @@ def moved(local, films):
     return found | {"manifest.json": found["manifest.json"].replace(ours, b"gs://bucket/films")}
 
 
-def shard(**changes):
-    given = {"videos": "gs://bucket/films", "out": "gs://bucket/shards"} | changes
-    places = {name: storage.at(path) for name, path in given.items()}
-    settings = SETTINGS | {"quality": 90, "shard_bytes": LIMIT, "workers": 1}
-    shard_verb.run(places["videos"], places["out"], **settings)
+def shard(videos="gs://bucket/films", out="gs://bucket/shards", **changes):
+    settings = SETTINGS | {"quality": 90, "shard_bytes": LIMIT, "workers": 1} | changes
+    shard_verb.run(storage.at(videos), storage.at(out), **settings)
 
 
 @needs_gcsfs
@@ -166,9 +164,19 @@ def test_damage_in_a_bucket_is_said(stored, capsys):
 
 
 @needs_gcsfs
-def test_no_videos_in_a_bucket(bucket):
+def test_one_video_or_none(bucket, capsys):
+    shard(videos="gs://bucket/films/one.mp4", out="gs://bucket/single")
+    assert capsys.readouterr().out.startswith("gs://bucket/single: 1 video, ")
     with pytest.raises(InputError, match=r"gs://bucket/none\S*: is not there"):
         shard(videos="gs://bucket/none.mp4")
+
+
+@needs_gcsfs
+@pytest.mark.skipif(importlib.util.find_spec("apache_beam") is None, reason="see test_beam_shards")
+@pytest.mark.filterwarnings("default")
+def test_beam_in_a_bucket(bucket, local, films):
+    shard(runner="direct", workers=2)
+    assert objects(bucket) == moved(local, films)
 
 
 def test_other_schemes_and_a_missing_extra(monkeypatch):

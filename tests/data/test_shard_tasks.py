@@ -61,7 +61,7 @@ def spooled(plan, films, decoder, *, only=None, backwards=False):
     intact = [file.file for file in files if shard_files.is_intact(plan.place, file)]
     tasks = [task for task in shard_tasks.read_tasks(plan) if only is None or task.id in only]
     return {
-        task.id: shard_tasks.spool(task, plan, decoder, intact)
+        task.id: shard_tasks.spool(task, plan, decoder, intact=intact)
         for task in (reversed(tasks) if backwards else tasks)
     }
 

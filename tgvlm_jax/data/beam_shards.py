@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tgvlm_jax.data import shard_files, shard_tasks, storage
 from tgvlm_jax.data.decode_pool import Decoder
 from tgvlm_jax.data.manifest import Manifest, load
 from tgvlm_jax.data.shard_files import SHARD_BYTES
+from tgvlm_jax.data.shard_progress import Progress
 from tgvlm_jax.data.shard_tasks import Outcome, Plan, Task
 from tgvlm_jax.data.shard_writer import Videos, checked_settings, named_videos, writing
 from tgvlm_jax.data.storage import Place
@@ -33,6 +34,8 @@ RUNNERS = {
     "spark": "SparkRunner",
 }
 _COUNTERS = "tgvlm.shard"  # their namespace in Beam's metrics
+# Workers that are threads of this process, those of the direct runner, say here how far they are.
+_WATCHED: dict[str, Progress] = {}
 
 
 def write_shards_beam(
@@ -78,7 +81,7 @@ def write_shards_beam(
     )
     with writing(place, keep=True) as scratch:
         shard_tasks.save_tasks(plan, {key: _absolute(path) for key, path in named.items()})
-        with _failures(place):
+        with _failures(place), _watching(plan, named, show=progress and runner == "direct"):
             counters = _run(plan, RUNNERS[runner], pipeline_options)
         if progress:
             said = ", ".join(f"{counters.get(state, 0)} {state}" for state in shard_tasks.STATES)
@@ -195,10 +198,28 @@ class _DecodeVideos:
 
     def process(self, task: Task, intact: list[str]) -> Iterator[Outcome]:
         """Called by Beam for each video."""
-        outcome = shard_tasks.spool(task, self.plan, self.decoder, intact)
+        bar = _WATCHED.get(self.plan.out)
+
+        def report(part: float) -> None:
+            if bar is not None:
+                bar.advance(task.id, part)
+
+        outcome = shard_tasks.spool(task, self.plan, self.decoder, intact=intact, report=report)
+        report(1.0)
         self.counter(_COUNTERS, outcome.state).inc()
         self.counter(_COUNTERS, "jpeg_bytes").inc(outcome.bytes)
         yield outcome
+
+
+@contextlib.contextmanager
+def _watching(plan: Plan, videos: Mapping[str, Place], *, show: bool) -> Iterator[None]:
+    """Shows how far the decoding is, with the time left."""
+    with Progress(videos, show=show) as bar:
+        _WATCHED[plan.out] = bar
+        try:
+            yield
+        finally:
+            del _WATCHED[plan.out]
 
 
 @contextlib.contextmanager

@@ -3,12 +3,11 @@
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from tqdm import tqdm
 
 from tgvlm_jax.data import storage
-from tgvlm_jax.data.decode_pool import Job
 from tgvlm_jax.data.storage import Place
 
 _LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
@@ -17,8 +16,8 @@ _LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
 class Progress:
     """Bytes of video done, with the time left; to be entered, and told what is done."""
 
-    def __init__(self, jobs: Sequence[Job], *, show: bool) -> None:
-        self._sizes = {job.id: _size(job.path) for job in jobs}
+    def __init__(self, videos: Mapping[str, Place], *, show: bool) -> None:
+        self._sizes = {key: _size(path) for key, path in videos.items()} if show else {}
         self._done = dict.fromkeys(self._sizes, 0.0)
         self._lock = threading.Lock()
         terminal = sys.stderr.isatty()
@@ -29,7 +28,7 @@ class Progress:
             desc="shard",
             unit="B",
             unit_scale=True,
-            disable=not (show and terminal and jobs),
+            disable=not (show and terminal and videos),
         )
 
     def __enter__(self) -> "Progress":
@@ -38,11 +37,13 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         self._bar.close()
 
-    def advance(self, job: Job, fraction: float) -> None:
+    def advance(self, video_id: str, fraction: float) -> None:
         """Notes that this part of a video is decoded; called from several threads."""
+        if video_id not in self._done:
+            return  # nobody looks
         with self._lock:
-            self._bar.update((fraction - self._done[job.id]) * self._sizes[job.id])
-            self._done[job.id] = fraction
+            self._bar.update((fraction - self._done[video_id]) * self._sizes[video_id])
+            self._done[video_id] = fraction
             now = time.monotonic()
             if not self._lines or now - self._said < _LINE_SECONDS:
                 return

@@ -13,7 +13,7 @@ import hashlib
 import json
 import tempfile
 import typing
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -129,7 +129,14 @@ def promised_files(plan: Plan) -> Iterator[ShardFile]:
     yield from shard_files.earlier(plan.place, plan.settings).shards.values()
 
 
-def spool(task: Task, plan: Plan, decoder: Decoder, intact: Collection[str]) -> Outcome:
+def spool(
+    task: Task,
+    plan: Plan,
+    decoder: Decoder,
+    *,
+    intact: Collection[str],
+    report: Callable[[float], None] = lambda part: None,
+) -> Outcome:
     """Decodes a video into the scratch folder, unless its frames are there or in a shard file.
 
     Args:
@@ -137,6 +144,7 @@ def spool(task: Task, plan: Plan, decoder: Decoder, intact: Collection[str]) -> 
         plan: where to.
         decoder: a child process; a video that kills it or makes it hang is skipped.
         intact: names of the shard files of earlier runs that are as they were written.
+        report: is told now and then which part of the video is decoded.
 
     Raises:
         OSError: the disk or the network is at fault, not the video.
@@ -151,7 +159,9 @@ def spool(task: Task, plan: Plan, decoder: Decoder, intact: Collection[str]) -> 
         return dataclasses.replace(nothing, state="found", bytes=found.bytes)
     with _workspace(plan) as folder:
         job = Job(id=task.id, path=place, spool=folder / "jpegs", settings=plan.settings, threads=1)
-        result = decoder.decode(job, timeout_s=plan.timeout_s, report=lambda job, part: None)
+        result = decoder.decode(
+            job, timeout_s=plan.timeout_s, report=lambda job, part: report(part)
+        )
         if not isinstance(result, Decoded):
             return dataclasses.replace(nothing, state="skipped", reason=result)
         storage.publish(job.spool, _spool(task.id, plan))

@@ -87,7 +87,7 @@ def write_shards(
             for index, (key, path) in enumerate(named.items())
             if key not in builder.videos
         ]
-        with Progress(jobs, show=progress) as bar:
+        with Progress({job.id: job.path for job in jobs}, show=progress) as bar:
             builder.add(builder.parts(jobs, decoders, bar))
         return builder.finish(list(named))
 
@@ -208,8 +208,9 @@ class _Builder:
 
     def parts(self, jobs: Sequence[Job], decoders: Decoders, bar: Progress) -> Iterator[Part]:
         """Decodes videos, in their order; notes those that cannot be read."""
-        for job, result in zip(jobs, decoders.map(jobs, bar.advance), strict=True):
-            bar.advance(job, 1.0)
+        results = decoders.map(jobs, lambda job, part: bar.advance(job.id, part))
+        for job, result in zip(jobs, results, strict=True):
+            bar.advance(job.id, 1.0)
             if isinstance(result, Decoded):
                 size = sum(result.sizes)
                 yield Part(entry=result.entry, bytes=size, spool=job.spool, sizes=result.sizes)

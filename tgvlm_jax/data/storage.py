@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from etils import epath
 from etils.epath import backend
@@ -68,9 +68,19 @@ def reaching(place: Place) -> Iterator[None]:
 
 
 def is_folder(place: Place) -> bool:
-    """Whether a folder is there; in a bucket, whether anything lies below."""
-    with reaching(place):
+    """Whether a folder is there; in a bucket, whether anything lies below.
+
+    Raises:
+        OSError: the bucket cannot be asked.
+    """
+    if isinstance(place, Path):
         return place.is_dir()
+    with reaching(place):
+        try:
+            found = _listed(place)
+        except FileNotFoundError:
+            return False
+    return [f"gs://{entry['name']}" for entry in found] != [os.fspath(place)]
 
 
 def size(place: Place) -> int:
@@ -104,13 +114,14 @@ def sizes(folder: Place) -> dict[str, int]:
             return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     forget_listings(folder)
     with reaching(folder), contextlib.suppress(FileNotFoundError):
-        found = backend.fsspec_backend.fs(folder).ls(os.fspath(folder), detail=True)
-        return {
-            entry["name"].rpartition("/")[2]: entry["size"]
-            for entry in found
-            if entry["type"] == "file"
-        }
+        files = (entry for entry in _listed(folder) if entry["type"] == "file")
+        return {entry["name"].rpartition("/")[2]: entry["size"] for entry in files}
     return {}
+
+
+def _listed(place: Place) -> list[dict[str, Any]]:
+    """What gcsfs knows of the things in a folder; of a file, if it is one."""
+    return backend.fsspec_backend.fs(place).ls(os.fspath(place), detail=True)
 
 
 def names(folder: Place, *patterns: str) -> list[str]:
@@ -203,6 +214,6 @@ def remove_folder(place: Place) -> None:
 
 
 def forget_listings(place: Place) -> None:
-    """Has a bucket listed anew: other machines write to it too, and gcsfs keeps what it saw."""
+    """Has a folder of a bucket listed anew: others write to it too, and gcsfs keeps what it saw."""
     if is_remote(place):
-        backend.fsspec_backend.fs(place).invalidate_cache()
+        backend.fsspec_backend.fs(place).invalidate_cache(os.fspath(place))
