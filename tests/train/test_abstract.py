@@ -90,6 +90,24 @@ def test_the_step_takes_the_planned_batch_of_answers():
     assert {"policy.sum", "kl.sum"} <= metrics.keys()
 
 
+@pytest.mark.parametrize("name", ["videomtr_ppo.py:tiny", "videomtr_ppo.py:tiny,imitate"])
+def test_the_step_takes_the_planned_batch_of_conversations(name):
+    """With a critic, on a mesh, in the shapes that are rolled out."""
+    experiment = freeze(load(f"{CONFIGS / name}", ["optim.name=adamw"]), Experiment)
+    mesh = mesh_lib.make(MeshConfig(fsdp=2))
+    blueprint = parameters.blueprint(experiment.model)
+    with mesh_lib.use(mesh):
+        shapes = jax.eval_shape(lambda: parameters.init(experiment.model, jax.random.key(0)))
+        tx = optim.build(experiment.optim, shapes, matrices=blueprint.matrices, steps=100)
+        current = jax.eval_shape(lambda: state.create(experiment, tx))
+        batch = abstract.abstract_batch(experiment, SIZES, mesh=mesh)
+        # Two answers of 16 tokens, and what is shown between them.
+        assert batch.text.tokens.shape[2] == 2 * 16 + 56
+        assert batch.text.visual.pixels.shape[2] == 8
+        _, metrics = jax.eval_shape(make_step(blueprint, tx, experiment), current, batch)
+    assert {"language.sum"} <= metrics.keys() or {"policy.sum", "value.sum"} <= metrics.keys()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("frozen", ["", r"^tower\."])
 def test_the_planned_batch_of_answers_is_the_real_one(experiment, frozen):

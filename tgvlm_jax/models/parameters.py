@@ -131,7 +131,7 @@ def init(config: ModelConfig, key: jax.Array) -> Params:
         return params
     inner = init(critic_config(config), jax.random.fold_in(key, 1))
     own = {_CRITIC + name: inner[name] for name in _own(config, inner)}
-    value = mesh.shard(jnp.zeros(config.decoder.width, jnp.float32))
+    value = mesh.shard(jnp.zeros(config.decoder.width, jnp.float32), None)
     return copied(params | own | {_VALUE: value}, {})
 
 
