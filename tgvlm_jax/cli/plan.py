@@ -33,7 +33,7 @@ def flags(flag_values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_list(
         "steps",
         None,
-        "train, prefill, decode; what the run uses if absent",
+        "<STEP,...>: train, prefill, decode; what the run uses if absent",
         flag_values=flag_values,
     )
     absl_flags.DEFINE_bool(
