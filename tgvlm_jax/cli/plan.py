@@ -13,6 +13,9 @@ something does not fit.
 
 import dataclasses
 import json
+import sys
+import threading
+import time
 
 from absl import flags as absl_flags
 
@@ -70,19 +73,46 @@ def main(flags: absl_flags.FlagValues) -> int:
     )
     steps = tuple(flags.steps or programs.used(experiment))
 
-    def tell(line: str) -> None:
-        print(line, flush=True)
-
-    made = plan.plan(experiment, found, sizes=sizes, steps=steps, tell=tell)
+    with _Told() as tell:
+        made = plan.plan(experiment, found, sizes=sizes, steps=steps, tell=tell)
     record = table.record(made)
     print(table.table(made))
     for line in search.advice(experiment, made):
         print(line)
     if flags.search:
-        largest = search.largest(experiment, found, sizes=sizes, tell=tell)
+        with _Told() as tell:
+            largest = search.largest(experiment, found, sizes=sizes, tell=tell)
         record["largest"] = dataclasses.asdict(largest)
         print(table.searched(largest, batch=experiment.data.batch_size))
     if flags.json:
         with files.replacing(flags.json) as path:
             path.write_text(json.dumps(record, indent=1) + "\n")
     return 0 if made.fits else DOES_NOT_FIT
+
+
+class _Told:
+    """Says what is being done, and on a terminal for how long it has been."""
+
+    def __enter__(self):
+        self.line, self.began = "", 0.0
+        self.ended = threading.Event()
+        self.clock = threading.Thread(target=self._tick, daemon=True)
+        self.clock.start()
+        return self
+
+    def __call__(self, line: str) -> None:
+        print(line, flush=True)
+        self.line, self.began = line, time.monotonic()
+
+    def __exit__(self, *_: object):
+        self.ended.set()
+        self.clock.join()
+
+    def _tick(self) -> None:
+        """Once a second, in a line of its own that is wiped at the end."""
+        if not sys.stdout.isatty():
+            return
+        while not self.ended.wait(1.0):
+            if self.line:
+                print(f"\r  {time.monotonic() - self.began:.0f} s ", end="", flush=True)
+        print("\r" + " " * 12, end="\r", flush=True)

@@ -21,8 +21,8 @@ from tgvlm_jax.plan.topology import Topology, without_flags
 GIB = 2**30
 _TOO_LARGE = re.compile(r"[Uu]sed ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
-# Of these the compiler prints an optimised program, with its estimates; of newer ones it cannot.
-_PRINTED = ("TPU v4", "TPU v5 lite")
+# Of these the compiler prints an optimised program, with its estimates; of others a dump is read.
+_PRINTED = ("TPU v5 lite",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
