@@ -150,6 +150,7 @@ class Ours:
             self.cases[case].run()
         except jax.errors.JaxRuntimeError as error:
             self.cases.pop(case, None)
+            self.made.pop("state", None)  # a step may have given it away
             return {"error": _first_line(error)}
         found = self.cases[case]
         more = {"flops": self.made["tower_flops"]} if case == "tower" else {}
@@ -433,6 +434,8 @@ def _compiled(
 def _memory(made: Any) -> float:
     """Bytes of arguments, results and what lies between; what is given away counts once."""
     found = made.memory_analysis()
+    if found is None:  # not every backend tells
+        return 0.0
     whole = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
     return float(whole - found.alias_size_in_bytes)
 
