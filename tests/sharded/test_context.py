@@ -11,12 +11,13 @@ from tests.models.tiny import CONFIG, EXPERIMENT, RAGGED, batch, gradients, rand
 from tests.sharded.test_train_step import assert_close, laid_out
 from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.models import context, parameters
+from tgvlm_jax.objectives.grpo import PolicyBatch
 from tgvlm_jax.ops import attention
 from tgvlm_jax.ops.attention import KeyValues
 from tgvlm_jax.ops.masks import causal_mask, earlier_mask
 from tgvlm_jax.ops.parts import attend_parts
 from tgvlm_jax.rollout.sampler import generate
-from tgvlm_jax.schema import MeshConfig, SftConfig
+from tgvlm_jax.schema import GrpoConfig, MeshConfig, PolicyConfig, SftConfig
 from tgvlm_jax.types import InputError
 
 
@@ -25,13 +26,27 @@ def rows():
     return jax.tree.map(np.asarray, batch(RAGGED * 2, frames=8, prompt=16))
 
 
-def compare(mesh, *, experiment=EXPERIMENT):
+def answered():
+    """The same prompts with two answers each, as a rollout leaves them."""
+    rng, made = np.random.default_rng(0), rows()
+    response = jax.tree.map(lambda x: np.stack([x, x[::-1]], axis=1), made.response)
+    shape = response.mask.shape
+    return PolicyBatch(
+        prompt=made.prompt,
+        response=response,
+        advantages=rng.standard_normal(shape).astype(np.float32),
+        log_probs=-3 * rng.random(shape, np.float32),
+        ref_log_probs=-3 * rng.random(shape, np.float32),
+    )
+
+
+def compare(mesh, *, experiment=EXPERIMENT, made=rows):
     """Losses to 1e-5 of theirs, gradients to 1e-5 of their largest entry (or of 1)."""
     params = random_params(experiment.model)
-    wanted, terms = gradients(params, jax.device_put(rows()), experiment=experiment)
+    wanted, terms = gradients(params, jax.device_put(made()), experiment=experiment)
     mesh = mesh_lib.make(mesh)
     with mesh_lib.use(mesh):
-        placed = laid_out(params, mesh, experiment.model), mesh_lib.put_batch(rows(), mesh)
+        placed = laid_out(params, mesh, experiment.model), mesh_lib.put_batch(made(), mesh)
         found, sums = gradients(*placed, experiment=experiment)
     for name, term in terms.items():
         assert float(sums[name].sum) == pytest.approx(float(term.sum), rel=1e-5), name
@@ -41,6 +56,14 @@ def compare(mesh, *, experiment=EXPERIMENT):
 
 def test_losses_and_gradients_with_evidence():
     compare(MeshConfig(fsdp=2, tp=2, cp=2))
+
+
+@pytest.mark.slow
+def test_answers_of_a_group_share_a_spread_prompt():
+    answers = {"reward": "grounding", "num_generations": 2, "reference": "copy"}
+    config = GrpoConfig(**answers, policy=PolicyConfig(kl=0.1))
+    one = dataclasses.replace(EXPERIMENT, objective=config)
+    compare(MeshConfig(fsdp=2, cp=4), experiment=one, made=answered)
 
 
 @pytest.mark.slow
