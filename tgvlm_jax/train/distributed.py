@@ -179,7 +179,8 @@ def mean(figures: dict[str, float]) -> dict[str, float]:
 
 def agree(experiment: Experiment) -> None:
     """Raises InputError where hosts were not given the same experiment, code and shards."""
-    compare(gather(facts(experiment)))
+    if joined():
+        compare(gather(facts(experiment)))
 
 
 def facts(experiment: Experiment) -> dict[str, str]:
