@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from tgvlm_jax.config import freeze, load
-from tgvlm_jax.plan import plan, programs, store, table, topology
+from tgvlm_jax.plan import compiled, plan, programs, store, table, topology
 from tgvlm_jax.schema import Experiment
 from tgvlm_jax.train.abstract import Sizes
 from tgvlm_jax.types import InputError
@@ -81,3 +81,19 @@ def test_an_unknown_step():
         programs.programs(
             experiment("tiny.py"), topology.find("cpu:1"), sizes=SIZES, steps=("sample",)
         )
+
+
+@pytest.mark.parametrize(
+    ("error", "needed"),
+    [
+        ("Ran out of memory in memory space hbm. Used 53.62G of 15.75G hbm.", 53.62 * 2**30),
+        (
+            "E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (70.39G) exceeds available HBM (15.75G).",
+            70.39 * 2**30,
+        ),
+        ("INTERNAL: RET_CHECK failure", None),
+    ],
+)
+def test_what_a_refused_program_needs(error, needed):
+    assert compiled.needed(error) == needed

@@ -19,8 +19,10 @@ from tgvlm_jax.plan.programs import Program
 from tgvlm_jax.plan.topology import Topology, without_flags
 
 GIB = 2**30
-_TOO_LARGE = re.compile(r"[Uu]sed ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
-_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+_TOO_LARGE = re.compile(
+    r"(?:[Uu]sed |HLO temporaries \(|required \()([\d.]+)([KMGT])(?: of|\) exceeds)"
+)
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # Of these the compiler prints an optimised program, with its estimates; of others a dump is read.
 _PRINTED = ("TPU v5 lite",)
 
@@ -72,11 +74,11 @@ def compile_program(program: Program, topology: Topology) -> Compiled:
         try:
             made = lowered.compile(compiler_options=options if dumps else None)
         except jax.errors.JaxRuntimeError as error:
-            needed = _needed(str(error))
-            if needed is None:
+            asked = needed(str(error))
+            if asked is None:
                 raise
             seconds = time.monotonic() - began
-            return Compiled(memory=None, needed=needed, cost=None, seconds=seconds)
+            return Compiled(memory=None, needed=asked, cost=None, seconds=seconds)
         text = _dumped(Path(folder)) if dumps else made.as_text()
         cost = count(hlo.parse(text), mesh=dict(program.mesh.shape))
         memory = _memory(made.memory_analysis())
@@ -98,8 +100,8 @@ def _alone() -> Iterator[None]:
         compilation_cache.reset_cache()
 
 
-def _needed(error: str) -> float | None:
-    """Bytes that a refused program asked for."""
+def needed(error: str) -> float | None:
+    """Bytes that a program was refused for; None where it was refused for something else."""
     found = _TOO_LARGE.search(error)
     return float(found[1]) * _UNITS[found[2]] if found else None
 
