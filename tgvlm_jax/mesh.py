@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Num, Shaped
 
@@ -47,7 +48,8 @@ def make(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.shardi
     """The mesh a config asks for, of all devices or these; None where it asks for one device.
 
     Raises:
-        InputError: sizes that do not multiply to the number of devices, or two of them -1.
+        InputError: sizes that do not multiply to the number of devices, or two of them -1; slices
+            that are not the axis `dcn`.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [config.dcn, config.fsdp, config.tp, config.cp]
@@ -63,8 +65,25 @@ def make(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.shardi
             f"mesh {_sizes(sizes)} does not fit the {len(devices)} devices there are: "
             "set mesh.fsdp=-1 to take them all"
         )
-    chosen = np.asarray(devices[: math.prod(sizes)]).reshape(sizes)
+    chosen = _arranged(devices[: math.prod(sizes)], sizes)
     return jax.sharding.Mesh(chosen, AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+
+
+def _arranged(devices: Sequence[Any], sizes: Sequence[int]) -> np.ndarray:
+    """Slices along `dcn`, and within a slice along the other axes as its torus is wired."""
+    slices = len({getattr(device, "slice_index", 0) or 0 for device in devices})
+    if slices not in (1, sizes[0]):
+        raise InputError(
+            f"mesh.dcn={sizes[0]}, but the devices are of {slices} slices: set mesh.dcn={slices}"
+        )
+    if getattr(devices[0], "platform", "") != "tpu":
+        return np.asarray(devices).reshape(sizes)
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    inside, between = (1, *sizes[1:]), (slices, *(1,) * (len(sizes) - 1))
+    return mesh_utils.create_hybrid_device_mesh(
+        inside, between, devices, allow_split_physical_axes=True
+    )
 
 
 def check(

@@ -1,5 +1,6 @@
 """Layouts by the name of a slice: all of them load, and divide models and batches."""
 
+import dataclasses
 import math
 import pathlib
 
@@ -56,6 +57,13 @@ def test_a_layout_divides_what_it_is_for(stage, slices):
             mesh.check(found.model, laid, batch_size=part, frames=frames, data=found.data)
 
 
+def test_several_slices_have_a_batch_each():
+    one, two = (experiment(f"videossr_grpo.py:mesh={name}") for name in ("v5p-64", "2*v5p-64"))
+    assert two.mesh == dataclasses.replace(one.mesh, dcn=2)
+    assert two.data.batch_size == 2 * one.data.batch_size
+    assert two.objective.rollout_size == 2 * one.objective.rollout_size
+
+
 def test_numbers_that_are_given_count():
     assert experiment("videop2r_pagrpo.py:").data.batch_size == 7
     assert experiment("videop2r_pagrpo.py:mesh=v5p-64").data.batch_size == 8
@@ -65,5 +73,6 @@ def test_numbers_that_are_given_count():
 
 
 def test_an_unknown_slice_is_one_line():
-    with pytest.raises(InputError, match=r"mesh='v5e-255'; did you mean 'v5e-256'\?"):
-        experiment("videop2r_sft.py:mesh=v5e-255")
+    for name in ("v5e-255", "0*v5e-256", "two*v5e-256"):
+        with pytest.raises(InputError, match=r"mesh='.*'; did you mean 'v5e-256'\?"):
+            experiment(f"videop2r_sft.py:mesh={name}")

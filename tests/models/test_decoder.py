@@ -164,7 +164,11 @@ def test_remat_and_unrolling_change_no_gradient(params, x, mask):
         return jax.jit(jax.grad(loss))(params)
 
     plain = gradient(CONFIG)
-    for change in ({"remat": "dots"}, {"remat": "sums"}, {"remat": "full", "unroll": 3}):
+    for change in (
+        {"remat": "dots"},
+        {"remat": "sums"},
+        {"remat": "full", "unroll": 3},
+    ):
         other = gradient(dataclasses.replace(CONFIG, **change))
         for name, wanted in plain.items():
             np.testing.assert_allclose(other[name], wanted, rtol=1e-4, atol=1e-4, err_msg=name)

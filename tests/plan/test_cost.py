@@ -132,6 +132,53 @@ def test_a_loop_that_does_not_count_is_told():
     assert found.flops == 2 * 8**3
 
 
+BESIDE_A_LOOP = """HloModule m, num_partitions=8
+
+%begin (p: bf16[8,4]) -> (bf16[8,4], bf16[8,16]) {
+  %p = bf16[8,4] parameter(0)
+  %g = bf16[8,16] all-gather(%p), channel_id=5, replica_groups=[2,4]<=[4,2]T(1,0), dimensions={1}
+  ROOT %s = (bf16[8,4], bf16[8,16]) custom-call(%g), custom_call_target="AsyncCollectiveStart"
+}
+
+%go_on (p: bf16[8,4]) -> bf16[8,16] {
+  %p = bf16[8,4] parameter(0)
+  ROOT %g = bf16[8,16] all-gather(%p), channel_id=5, replica_groups=[2,4]<=[4,2]T(1,0)
+}
+
+%body (t: (s32[], bf16[8,4])) -> (s32[], bf16[8,4]) {
+  %t = (s32[], bf16[8,4]) parameter(0)
+  %i = s32[] get-tuple-element(%t), index=0
+  %x = bf16[8,4] get-tuple-element(%t), index=1
+  %f = bf16[8,16] fusion(%x), kind=kCustom, calls=%go_on
+  %one = s32[] constant(1)
+  %n = s32[] add(%i, %one)
+  ROOT %r = (s32[], bf16[8,4]) tuple(%n, %x)
+}
+
+%condition (t: (s32[], bf16[8,4])) -> pred[] {
+  %t = (s32[], bf16[8,4]) parameter(0)
+  %i = s32[] get-tuple-element(%t), index=0
+  %most = s32[] constant(7)
+  ROOT %c = pred[] compare(%i, %most), direction=LT
+}
+
+ENTRY %main (x: bf16[8,4]) -> (s32[], bf16[8,4]) {
+  %x = bf16[8,4] parameter(0)
+  %zero = s32[] constant(0)
+  %b = (bf16[8,4], bf16[8,16]) fusion(%x), kind=kCustom, calls=%begin
+  %t = (s32[], bf16[8,4]) tuple(%zero, %x)
+  ROOT %w = (s32[], bf16[8,4]) while(%t), condition=%condition, body=%body
+}
+"""
+
+
+def test_a_collective_that_goes_on_beside_a_loop_counts_once():
+    """As XLA's TPU compiler writes one that is begun before the loop."""
+    found = cost.count(hlo.parse(BESIDE_A_LOOP), mesh=SIZES)
+    assert [loop.trips for loop in found.loops] == [7]
+    assert found.wire == {("all-gather", "fsdp"): 3 * 8 * 4 * 2}
+
+
 def test_of_branches_the_dearest_counts():
     def branches(index, x):
         ways = (lambda x: x, lambda x: jnp.sin(x @ x) @ x, lambda x: x @ x)

@@ -8,6 +8,7 @@ from jax.sharding import PartitionSpec as P
 
 from tests.models.tiny import CONFIG
 from tgvlm_jax import mesh as mesh_lib
+from tgvlm_jax.plan import topology
 from tgvlm_jax.schema import DataConfig, MeshConfig
 from tgvlm_jax.types import InputError
 
@@ -41,6 +42,18 @@ def test_one_device_needs_no_mesh_even_when_all_are_asked_for():
 def test_impossible_meshes_are_refused(axes, says):
     with pytest.raises(InputError, match=says):
         mesh_lib.make(MeshConfig(**axes))
+
+
+def test_slices_lie_along_their_axis_and_neighbours_stay_together():
+    pytest.importorskip("libtpu", reason="the extra `plan` is not installed")
+    found = topology.find("2*v5e:4x4")
+    mesh = mesh_lib.make(MeshConfig(dcn=2, fsdp=8, tp=2), found.devices)
+    for number, part in enumerate(mesh.devices):
+        assert {device.slice_index for device in part.flat} == {number}
+        for a, b in part.reshape(8, 2):
+            assert sum(abs(x - y) for x, y in zip(a.coords, b.coords, strict=True)) == 1
+    with pytest.raises(InputError, match=r"mesh\.dcn=1, but the devices are of 2"):
+        mesh_lib.make(MeshConfig(fsdp=16, tp=2), found.devices)
 
 
 def check(axes, *, batch_size=8, frames=(8,), model=CONFIG, bucket=16):

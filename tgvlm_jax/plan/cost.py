@@ -11,6 +11,7 @@ in the chip's own memory.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -23,6 +24,7 @@ from tgvlm_jax.plan.loops import trips
 from tgvlm_jax.plan.traffic import traffic
 
 KERNELS = ("tpu_custom_call", "__gpu$xla.gpu.triton", "mosaic_gpu", "mosaic_gpu_v2")
+_BEGINS = "AsyncCollectiveStart"
 _INLINE = ("fusion", "call", "async-start", "custom-call")
 
 
@@ -76,6 +78,20 @@ class _Counter:
     def __init__(self, module: Module, mesh: Mapping[str, int]):
         self.module, self.mesh = module, mesh
 
+    @functools.cached_property
+    def started(self) -> dict[str, set[str]]:
+        """By channel, the computations that begin a collective which others go on with."""
+        found: dict[str, set[str]] = {}
+        for at in self.module.computations.values():
+            if any(one.text("custom_call_target") == _BEGINS for one in at.instructions):
+                for one in at.instructions:
+                    if (read := self._collective(at, one)) is not None:
+                        found.setdefault(read.channel, set()).add(at.name)
+        return found
+
+    def _collective(self, at: Computation, one: Instruction) -> collectives.Collective | None:
+        return collectives.read(at, one, mesh=self.mesh, partitions=self.module.partitions)
+
     def scope(self, name: str) -> Cost:
         """One run of what a loop, a branch or the program does."""
         seen: set[tuple[str, str]] = set()
@@ -117,7 +133,9 @@ class _Counter:
         self, at: Computation, one: Instruction, seen: set[tuple[str, str]], *, inside: bool
     ) -> Cost:
         """What an instruction costs beside what it calls."""
-        found = collectives.read(at, one, mesh=self.mesh, partitions=self.module.partitions)
+        found = self._collective(at, one)
+        if found is not None and at.name not in self.started.get(found.channel, {at.name}):
+            found = None  # goes on beside other work, be it in a loop
         wire, runs = {}, {}
         if found is not None and (found.kind, found.channel) not in seen:
             # A collective that runs beside other work stands in every piece of that work.

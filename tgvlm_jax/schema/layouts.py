@@ -1,8 +1,8 @@
 """How the experiments of `configs/` lie on TPU slices: the mesh, and batches that divide over it.
 
-A config takes one by the slice's name, as in `configs/videop2r_pagrpo.py:mesh=v5e-256`. Slices are
-named as Google names them: v5e by the number of chips, v5p by that of cores, two a chip. Why each
-is as it is: docs/tpu.md, "How models are laid out".
+A config takes one by the slice's name, as in `configs/videop2r_pagrpo.py:mesh=v5e-256`, or of
+several slices: `mesh=2*v5e-256`. They are named as Google names them: v5e by the number of chips,
+v5p by that of cores, two a chip. Why each is as it is: docs/tpu.md, "How models are laid out".
 """
 
 import dataclasses
@@ -80,6 +80,25 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
 }
 
 
+def find(stage: str, slices: str) -> Layout:
+    """The layout of a stage on a slice or, as in "2*v5e-256", on several: each has its own batch.
+
+    Raises:
+        InputError: there is no layout of that name for the stage.
+    """
+    number, _, name = slices.rpartition("*")
+    known = LAYOUTS[stage]
+    if name not in known or not (number or "1").isdigit() or number == "0":
+        raise InputError(f"config argument mesh={slices!r}{suggest(name, known)}")
+    one, count = known[name], int(number or 1)
+    return dataclasses.replace(
+        one,
+        mesh=dataclasses.replace(one.mesh, dcn=count),
+        batch_size=count * one.batch_size,
+        rollout_size=count * one.rollout_size,
+    )
+
+
 def lay_out(config: Any, stage: str, slices: str, *, batch: int = 0) -> None:
     """Sets mesh and batches of a ConfigDict; without a name of `slices` its mesh stays as it is.
 
@@ -89,10 +108,7 @@ def lay_out(config: Any, stage: str, slices: str, *, batch: int = 0) -> None:
         InputError: there is no layout of that name for the stage.
     """
     if slices:
-        known = LAYOUTS[stage]
-        if slices not in known:
-            raise InputError(f"config argument mesh={slices!r}{suggest(slices, known)}")
-        layout = known[slices]
+        layout = find(stage, slices)
         config.mesh = to_config_dict(layout.mesh)
         config.data.batch_size = layout.batch_size
         config.train.accumulate = layout.accumulate

@@ -139,8 +139,9 @@ class ModelConfig:
         dtype: type of activations; parameters are kept in `param_dtype`. On a CPU bfloat16 gains
             little or nothing, whatever the parameters are in (benchmarks/README.md).
         remat: what a decoder layer keeps for its backward pass: "none" recomputes nothing,
-            "full" everything, "dots" keeps the results of linear maps and of attention, "sums" of
-            those maps alone whose results chips of `mesh.tp` sum, so that none is summed again.
+            "full" all but its input, "dots" keeps the results of linear maps and of attention,
+            "sums" of those maps alone whose results chips of `mesh.tp` sum, so that none is summed
+            again.
         unroll: layers unrolled per step of the layer scan; all of them is fastest for a small
             model on a CPU, 1 compiles fastest for a deep one.
     """
