@@ -274,10 +274,6 @@ class MeshConfig:
     cp: int = 1
     gather: Literal["layer", "step"] = "layer"
 
-    def __post_init__(self):
-        if self.gather == "step" and self.cp != 1:
-            raise InputError(f"gather='step' is not for cp={self.cp}: set gather='layer'")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
