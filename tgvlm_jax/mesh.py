@@ -60,11 +60,6 @@ def make(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.shardi
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) == 1:
         return None
-    if config.gather == "step" and config.cp != 1:
-        raise InputError(
-            "mesh.gather=step: weights of passes that cp cuts and of others cannot be gathered "
-            "together; set mesh.gather=layer, or mesh.cp=1"
-        )
     if -1 in sizes or math.prod(sizes) > len(devices):
         raise InputError(
             f"mesh {_sizes(sizes)} does not fit the {len(devices)} devices there are: "

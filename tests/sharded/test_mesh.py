@@ -37,7 +37,6 @@ def test_one_device_needs_no_mesh_even_when_all_are_asked_for():
         ({"fsdp": 0}, "fsdp=0"),
         ({"fsdp": 16}, "does not fit the 8 devices"),
         ({"fsdp": -1, "tp": 3}, "does not fit the 8 devices"),
-        ({"cp": 2, "gather": "step"}, "mesh.gather=step.* set mesh.gather=layer"),
     ],
 )
 def test_impossible_meshes_are_refused(axes, says):
