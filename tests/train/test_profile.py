@@ -1,7 +1,11 @@
 """Which steps of a run are traced. The traces themselves: tests/train/test_rollouts.py."""
 
+import contextlib
+import io
+
 import pytest
 
+from tests.processes import run_alone
 from tgvlm_jax.train import profile
 from tgvlm_jax.types import InputError
 
@@ -32,14 +36,19 @@ def test_wrong_settings_are_one_clear_line(setting):
         profile.steps(setting, first=0, total=100)
 
 
-def test_a_step_that_fails_leaves_what_was_traced(tmp_path, capsys):
+def test_a_step_that_fails_leaves_what_was_traced(tmp_path):
     """As a loss that is no number, or SIGTERM, ends a run."""
-    waits = []
-    profiler = profile.Profiler(tmp_path, range(1, 9), lambda: waits.append(1))
+    run_alone(failing_step, tmp_path)
+    assert len(list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))) == 1
+
+
+def failing_step(folder):
+    waits, said = [], io.StringIO()
+    profiler = profile.Profiler(folder, range(1, 9), lambda: waits.append(1))
     with pytest.raises(ValueError, match="now"), profiler.step(1):
         raise ValueError("now")
-    profiler.close()
-    profiler.close()
+    with contextlib.redirect_stdout(said):
+        profiler.close()
+        profiler.close()
     assert len(waits) == 2
-    assert len(list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))) == 1
-    assert capsys.readouterr().out.count("xprof --logdir") == 1
+    assert said.getvalue().count("xprof --logdir") == 1
