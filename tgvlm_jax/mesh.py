@@ -116,7 +116,7 @@ def check(
     wanted = [
         (*batch, "dcn x fsdp", dcn * fsdp),
         ("model.decoder.width", model.decoder.width, *cut),
-        *((f"data.{rows} {count}", count, *spread) for count in frames),
+        *((f"data.{rows}", count, *spread) for count in frames),
     ]
     if cp > 1:  # two pieces for each device, see models/context.py
         wanted.append((f"data.{prompt}", getattr(data, prompt), "2 x cp", 2 * cp))

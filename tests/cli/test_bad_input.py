@@ -154,7 +154,7 @@ SETTINGS = {
     "tokenizer": ("data.tokenizer=nowhere", "nowhere/tokenizer.json is not there; give a Hugging"),
     "no shards": ("data.shards=", "data.shards names no folder; set it to what `tgvlm shard`"),
     "mesh over batch": ("mesh.fsdp=4", "=2 does not divide by mesh axis dcn x fsdp=4"),
-    "mesh over heads": ("mesh.tp=2", "kv_heads=1 does not divide by mesh axis tp=2"),
+    "mesh over frames": ("mesh.tp=3", "data.frames=8 does not divide by mesh axis tp=3"),
     "mesh over devices": ("mesh.fsdp=16", "does not fit the 8 devices there are: set mesh.fsdp="),
 }
 

@@ -81,10 +81,10 @@ def test_what_divides_passes():
     [
         ({"fsdp": 8}, {"batch_size": 4}, "data.batch_size .*=4 .*dcn x fsdp=8"),
         ({"dcn": 2, "fsdp": 2}, {"batch_size": 2}, "data.batch_size .*=2 .*dcn x fsdp=4"),
-        ({"tp": 2}, {"frames": (8, 5)}, "data.frames 5.* tp=2"),
+        ({"tp": 2}, {"frames": (8, 5)}, "data.frames=5.* tp=2"),
         ({"fsdp": 4}, {"model": decoder(width=18)}, "model.decoder.width=18 .* fsdp=4"),
         ({"fsdp": 4}, {"model": tower(width=18)}, "model.tower.width=18 .* fsdp=4"),
-        ({"tp": 2, "cp": 2}, {"frames": (8, 6)}, "data.frames 6.* tp x cp=4"),
+        ({"tp": 2, "cp": 2}, {"frames": (8, 6)}, "data.frames=6.* tp x cp=4"),
         ({"fsdp": 2, "cp": 4}, {"model": decoder(width=20)}, "width=20 .* fsdp x cp=8"),
         ({"cp": 4}, {"bucket": 12}, "data.prompt_bucket=12 .* 2 x cp=8"),
     ],

@@ -176,12 +176,13 @@ def test_parameters_that_are_no_numbers_stop_the_run(talks):
 
 
 def test_a_run_resumes_to_the_bit_and_compiles_once(learns, tmp_path, monkeypatch):
-    """Six steps in one go; then again from the checkpoint in the middle."""
+    """Six steps in one go, two of them traced; then again from the checkpoint in the middle."""
     monkeypatch.setitem(functions.FUNCTIONS, "grounding", odd)
     steps = change(learns.train, steps=6, checkpoint_every=3, log_every=2)
     whole = change(learns, train=steps, data=change(learns.data, frames=(6,)))
     straight, parts = tmp_path / "whole", tmp_path / "parts"
-    params = jax.device_get(loop.train(whole, straight).params)
+    run_alone(train_oddly, change(whole, profile="3:5"), straight)
+    params = jax.device_get(loop.train(whole, straight).params)  # that are there
     shutil.copytree(straight, parts)
     shutil.rmtree(parts / "checkpoints" / "6")
     resumed = loop.train(whole, parts)
@@ -189,6 +190,14 @@ def test_a_run_resumes_to_the_bit_and_compiles_once(learns, tmp_path, monkeypatc
     for name, value in params.items():
         np.testing.assert_array_equal(value, resumed.params[name], err_msg=name)
 
+    assert traced(straight) == {
+        "input": 2,
+        "rollout": 2,
+        "reward": 2,
+        "checkpoint": 1,
+        "3": 1,
+        "4": 1,
+    }
     records = read_metrics(straight / "metrics.jsonl")
     assert {"reward", "clip_fraction", "answer_tokens", "spans"} <= set(records[0])
     assert len({one["compiles"] for one in records}) == 1
@@ -204,18 +213,9 @@ def test_a_run_resumes_to_the_bit_and_compiles_once(learns, tmp_path, monkeypatc
     assert len(groups[0]["answers"]) == GROUP
 
 
-def test_a_profile_shows_the_phases_of_its_steps(learns, tmp_path):
-    steps = change(learns.train, steps=4, checkpoint_every=3)
-    whole = change(learns, train=steps, data=change(learns.data, frames=(6,)), profile="3:5")
-    run_alone(loop.train, whole, tmp_path)
-    assert traced(tmp_path) == {
-        "input": 2,
-        "rollout": 2,
-        "reward": 2,
-        "checkpoint": 2,
-        "3": 1,
-        "4": 1,
-    }
+def train_oddly(experiment, workdir):
+    functions.FUNCTIONS["grounding"] = odd
+    loop.train(experiment, workdir)
 
 
 def traced(workdir):
