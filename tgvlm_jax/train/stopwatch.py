@@ -20,6 +20,7 @@ from tgvlm_jax.train import chips
 from tgvlm_jax.train.phases import Clock
 
 _WINDOW = 50  # steps that figures are means of
+_PATIENCE = 30.0  # seconds that devices have for what they were given
 _ROLLED = ("rollout", "reward")
 
 
@@ -60,11 +61,13 @@ class Stopwatch:
         self._spent: collections.deque[_Spent] = collections.deque(maxlen=_WINDOW)
         self._results: queue.SimpleQueue = queue.SimpleQueue()
         # A daemon: a device that hangs must not keep the process from ending.
-        threading.Thread(target=self._wait, name="stopwatch", daemon=True).start()
+        self._thread = threading.Thread(target=self._wait, name="stopwatch", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
-        """Stops the thread once it is through with what it has."""
+        """Stops the thread once it is through with what it has; hanging devices are left to it."""
         self._results.put(None)
+        self._thread.join(_PATIENCE)
 
     def _wait(self) -> None:
         for result, ended in iter(self._results.get, None):
