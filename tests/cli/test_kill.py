@@ -123,6 +123,7 @@ def assert_same(found, wanted):
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_killed_while_it_writes_and_while_it_steps(world, tmp_path):
     """Of the same experiment as the run that all tests share, with more checkpoints.
 

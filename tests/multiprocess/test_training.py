@@ -37,7 +37,8 @@ def parameters(workdir, wanted):
     return found
 
 
-@pytest.mark.parametrize("devices", [4, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [4, 8])
 def test_supervised_training(launch, shards, tmp_path, devices):
     hosts = launch(tmp_path / "two", devices=devices)
     wanted = experiment(shards, devices=devices)
