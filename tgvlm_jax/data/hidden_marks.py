@@ -18,9 +18,7 @@ from jaxtyping import UInt8
 from tgvlm_jax.data import pretext_shapes
 from tgvlm_jax.data.augment import draw_look, resize
 from tgvlm_jax.data.pretext_shapes import Drawing
-from tgvlm_jax.data.shards import FrameShards
 from tgvlm_jax.data.windows import ClipSource, Window
-from tgvlm_jax.schema import DataConfig
 from tgvlm_jax.types import InputError, Sample
 
 COLOURS = {
@@ -100,25 +98,17 @@ def draw(pool: UInt8[np.ndarray, "f y x 3"], made: Plan) -> UInt8[np.ndarray, "f
 class HiddenMarks(ClipSource):
     """Samples from one part of a shard folder; `Sample.frames` are the pool."""
 
-    def __init__(
-        self,
-        shards: FrameShards,
-        config: DataConfig,
-        *,
-        size: tuple[int, int] | None,
-        split: str,
-        seed: int,
-    ):
-        """`split` is "train" or "eval"; `size` as in `PretextTasks`.
-
-        Raises:
-            InputError: pools too small to hide anything, or what `Windows` refuses.
-        """
-        assert config.turns is not None, "data.sources asks for this only then"
-        self.between = config.turns.hidden or config.turns.first
-        for frames in config.frames:
+    def check(self) -> None:
+        """Raises InputError: pools too small to hide anything."""
+        for frames in self.config.frames:
             plan(frames, self.between, np.random.default_rng(0))
-        super().__init__(shards, config, size=size, split=split, seed=seed)
+
+    @property
+    def between(self) -> int:
+        """How many frames, evenly spread over the pool, marks lie between two of."""
+        turns = self.config.turns
+        assert turns is not None, "data.sources asks for this only then"
+        return turns.hidden or turns.first
 
     @property
     def words(self) -> Sequence[str]:

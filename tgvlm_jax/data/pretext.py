@@ -12,10 +12,8 @@ from tgvlm_jax.data.anomalies import perturb
 from tgvlm_jax.data.augment import draw_look, resize
 from tgvlm_jax.data.chat import EVIDENCE, EVIDENCE_END
 from tgvlm_jax.data.preference import key_words
-from tgvlm_jax.data.shards import FrameShards
 from tgvlm_jax.data.windows import ClipSource
 from tgvlm_jax.grounding import spans
-from tgvlm_jax.schema import DataConfig
 from tgvlm_jax.types import InputError, Sample
 
 # A stretch takes this share of the clip: 8 to 16 of 48 frames (VideoSSR 3.1.1).
@@ -74,25 +72,11 @@ class AnomalyGrounding(ClipSource):
     frames used last stay decoded, so that such a film is decoded about once.
     """
 
-    def __init__(
-        self,
-        shards: FrameShards,
-        config: DataConfig,
-        *,
-        size: tuple[int, int] | None,
-        split: str,
-        seed: int,
-    ):
-        """`size` is (height, width) in pixels of the frames given out, None as they are stored.
-
-        Raises:
-            InputError: the shards have another frame rate than the config says, no video has
-                room for a clip of some bucket, a bucket is too short to have something wrong in
-                a part of it, or the seed is negative.
-        """
-        if min(config.frames) < _LEAST:
-            raise InputError(f"data.frames={config.frames}: a clip needs at least {_LEAST} frames")
-        super().__init__(shards, config, size=size, split=split, seed=seed)
+    def check(self) -> None:
+        """Raises InputError: a bucket is too short to have something wrong in a part of it."""
+        frames = self.config.frames
+        if min(frames) < _LEAST:
+            raise InputError(f"data.frames={frames}: a clip needs at least {_LEAST} frames")
 
     @property
     def words(self) -> Sequence[str]:

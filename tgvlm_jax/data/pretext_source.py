@@ -19,7 +19,6 @@ from jaxtyping import UInt8
 from tgvlm_jax.data import pretext_plans, pretext_tasks
 from tgvlm_jax.data.augment import draw_look, resize
 from tgvlm_jax.data.pretext_plans import AnomalyLevel, AnomalyPlan, CountingLevel, JigsawLevel
-from tgvlm_jax.data.shards import FrameShards
 from tgvlm_jax.data.windows import ClipSource, Window
 from tgvlm_jax.schema import DataConfig
 from tgvlm_jax.types import InputError, Sample
@@ -47,34 +46,14 @@ class PretextTasks(ClipSource):
     Training draws a task of `data.tasks` and then a variant of it; evaluation takes them in turn.
     """
 
-    def __init__(
-        self,
-        shards: FrameShards,
-        config: DataConfig,
-        *,
-        size: tuple[int, int] | None,
-        split: str,
-        seed: int,
-    ):
-        """`split` is "train" or "eval".
-
-        `size` is (height, width) in pixels of the frames given out, None as they are stored.
-
-        Raises:
-            InputError: there are no tasks; a bucket of frames is too short for one, or does not
-                divide into the clips of a jigsaw; or what `Windows` refuses.
+    def check(self) -> None:
+        """Raises InputError: there are no tasks; a bucket of frames is too short for one, or does
+        not divide into the clips of a jigsaw.
         """
-        if not config.tasks:
+        if not self.config.tasks:
             raise InputError("data.tasks=(): name at least one pretext task")
-        for frames in config.frames:
-            _check(config, frames)
-        super().__init__(shards, config, size=size, split=split, seed=seed)
-        variants = {
-            "grounding": config.kinds,
-            "counting": (config.counting,),
-            "jigsaw": tuple(map(str, config.jigsaw_clips)),
-        }
-        self._variants = {task: variants[task] for task in config.tasks}
+        for frames in self.config.frames:
+            _check(self.config, frames)
 
     @property
     def words(self) -> Sequence[str]:
@@ -112,12 +91,19 @@ class PretextTasks(ClipSource):
         tasks = self.config.tasks
         if self.training:
             task = tasks[int(rng.integers(len(tasks)))]
-            turn = int(rng.integers(len(self._variants[task])))
+            turn = int(rng.integers(len(self._variants(task))))
         else:
             turn, place = divmod(index, len(tasks))
             task = tasks[place]
-        variants = self._variants[task]
+        variants = self._variants(task)
         return task, variants[turn % len(variants)]
+
+    def _variants(self, task: str) -> tuple[str, ...]:
+        return {
+            "grounding": self.config.kinds,
+            "counting": (self.config.counting,),
+            "jigsaw": tuple(map(str, self.config.jigsaw_clips)),
+        }[task]
 
 
 def _check(config: DataConfig, frames: int) -> None:

@@ -152,11 +152,15 @@ class ClipSource:
         `size` is (height, width) in pixels of the frames given out, None as they are stored.
 
         Raises:
-            InputError: what `Windows` refuses.
+            InputError: what `check` or `Windows` refuses.
         """
         self.shards, self.config, self.size, self.seed = shards, config, size, seed
         self.split, self.training = split, split == "train"
+        self.check()
         self.windows = Windows(shards, config, split=split, seed=seed)
+
+    def check(self) -> None:
+        """Raises InputError where nothing can be asked with this config, whatever the videos."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         keywords = {"size": self.size, "split": self.split, "seed": self.seed}
