@@ -25,16 +25,12 @@ from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported: nothing runs
 
-import jax
-import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+import text_step
+from text_step import ANSWER, PROMPT
 
-from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.models import parameters
 from tgvlm_jax.plan import topology
 from tgvlm_jax.plan.compiled import compile_program
-from tgvlm_jax.plan.model_flops import of_step
-from tgvlm_jax.plan.programs import Program, placed, size
 from tgvlm_jax.plan.roofline import estimate
 from tgvlm_jax.schema import (
     DataConfig,
@@ -46,12 +42,9 @@ from tgvlm_jax.schema import (
     SftConfig,
     presets,
 )
-from tgvlm_jax.train import optim, state
-from tgvlm_jax.train.step import make_step
-from tgvlm_jax.types import Batch, Prompt, Response
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PROMPT, ANSWER, GIB = 128, 8064, 2**30
+GIB = 2**30
 LLAMA = DecoderConfig(
     vocab_size=128_256,
     width=4096,
@@ -100,26 +93,6 @@ def experiment(case: Case, *, layers: int) -> Experiment:
     return Experiment(name="plan_7b", model=model, data=data, objective=SftConfig(), mesh=case.mesh)
 
 
-def batch(mesh: jax.sharding.Mesh, rows: int) -> Batch:
-    """Text alone."""
-    sharding = NamedSharding(mesh, PartitionSpec(mesh_lib.RULES["batch"]))
-
-    def array(dtype: Any, *shape: int) -> Any:
-        return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding)
-
-    ids = array(jnp.int32, PROMPT)
-    return Batch(
-        prompt=Prompt(visual=None, tokens=ids, visual_index=ids, length=array(jnp.int32)),
-        response=Response(
-            tokens=array(jnp.int32, ANSWER),
-            mask=array(jnp.bool_, ANSWER),
-            evidence=array(jnp.int32, ANSWER),
-            spans=array(jnp.float32, 2, 2),
-            evidence_mask=array(jnp.bool_, 2),
-        ),
-    )
-
-
 def least(one: Experiment) -> dict[str, float]:
     """FLOPs and bytes of a chip that no step of this kind can do without."""
     decoder, mesh = one.model.decoder, one.mesh
@@ -144,23 +117,7 @@ def measured(name: str, *, layers: int) -> dict[str, Any]:
     """A case, compiled."""
     case = CASES[name]
     chips, one = topology.find(case.topology), experiment(case, layers=layers)
-    mesh = mesh_lib.make(one.mesh, chips.devices)
-    assert mesh is not None
-    with mesh_lib.use(mesh):
-        blueprint = parameters.blueprint(one.model)
-        shapes = jax.eval_shape(lambda: parameters.init(one.model, jax.random.key(0)))
-        tx = optim.build(one.optim, shapes, matrices=blueprint.matrices, steps=one.train.steps)
-        current = jax.eval_shape(lambda: state.create(one, tx))
-        current = jax.tree.map(lambda x: placed(x, mesh), current)
-    fed = batch(mesh, one.data.batch_size)
-    program = Program(
-        name="train",
-        about=name,
-        mesh=mesh,
-        lower=lambda: make_step(blueprint, tx, one).lower(current, fed),
-        held={"state": size(current)},
-        beside={},
-    )
+    program = text_step.program(one, chips, about=name)
     found = compile_program(program, chips)
     assert found.cost is not None, f"{name} does not fit"
     assert chips.chip is not None
@@ -171,7 +128,7 @@ def measured(name: str, *, layers: int) -> dict[str, Any]:
         "topology": case.topology,
         "layers": one.model.decoder.layers,
         "least": minimum,
-        "model_flops": of_step(one, fed) / mesh.size,
+        "model_flops": program.model_flops / program.mesh.size,
         "flops": found.cost.flops,
         "kernels": {k: v.flops for k, v in found.cost.kernels.items()},
         "traffic": found.cost.bytes,

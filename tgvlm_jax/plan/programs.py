@@ -33,8 +33,6 @@ from tgvlm_jax.train.step import make_step
 from tgvlm_jax.types import InputError
 
 STEPS = ("train", "prefill", "decode")
-# Ids of tokens are numbers that the program is given, or that stand in it; any will do.
-_IDS = {"end_id": 1, "pad_id": 0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,6 +116,20 @@ def check(experiment: Experiment, mesh: Mesh | None, *, sizes: Sizes) -> None:
         mesh_lib.check(experiment.model, mesh, data=data, **rows)
 
 
+def update(experiment: Experiment, batch: Any, *, mesh: Mesh, about: str) -> Program:
+    """The update on a batch without content, laid out on the mesh; `about` says what it is."""
+    made = _learner(experiment, mesh)
+    return Program(
+        name="train",
+        about=about,
+        mesh=mesh,
+        lower=lambda: make_step(made.blueprint, made.tx, experiment).lower(made.state, batch),
+        held={**_kinds(made.state), "batch": size(batch)},
+        beside=_copy(experiment, made.state),
+        model_flops=of_step(experiment, batch),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class _Run:
     """An experiment on a mesh."""
@@ -129,7 +141,6 @@ class _Run:
     def train(self) -> Program:
         """The update on a whole batch."""
         experiment = self.experiment
-        current, tx, blueprint = self._state()
         batch = abstract_batch(experiment, self.sizes, mesh=self.mesh)
         data, parts = experiment.data, experiment.train.accumulate
         config = experiment.objective
@@ -139,15 +150,7 @@ class _Run:
             what = f"{data.batch_size} prompts with {config.num_generations} answers each"
         times = "" if updates == 1 else f", {updates} updates"
         cut = "" if parts == 1 else f", {parts} micro-batches an update"
-        return Program(
-            name="train",
-            about=f"{what}{times}{cut}",
-            mesh=self.mesh,
-            lower=lambda: make_step(blueprint, tx, experiment).lower(current, batch),
-            held={**self._kinds(current), "batch": size(batch)},
-            beside=self._copy(current),
-            model_flops=of_step(experiment, batch),
-        )
+        return update(experiment, batch, mesh=self.mesh, about=f"{what}{times}{cut}")
 
     def prefill(self) -> Program:
         """A prompt is read, and ready for its answers."""
@@ -168,22 +171,17 @@ class _Run:
         """Answers, all of the greatest length: to prompts, or of a conversation's last turn."""
         if self.experiment.data.turns is not None:
             return self._last_turn()
-        experiment, config = self.experiment, self.experiment.objective
-        prompt, group = self._prompt(), self._group()
-        params, blueprint = self._params(), self._blueprint()
-        learns = isinstance(config, GrpoConfig)
-        most = config.max_tokens if learns else experiment.evaluation.max_tokens
-        settings = {"sampling": config.sampling if learns else GREEDY, "max_tokens": most}
-        if learns:
+        config, settings = self.experiment.objective, self._settings()
+        params, prompt, group = self._params(), self._prompt(), self._group()
+        settings |= {"samples": group, "evidence_id": 2}
+        if isinstance(config, GrpoConfig):
             settings |= {"key": _key(self.mesh), "sample_spans": bool(config.spans)}
-        lower = lambda: generate.lower(  # noqa: E731
-            params, prompt, blueprint=blueprint, samples=group, evidence_id=2, **_IDS, **settings
-        )
+        most = settings["max_tokens"]
         return Program(
             name="decode",
             about=f"{len(prompt.tokens)} prompts, {group} answers each of {most} tokens",
             mesh=self.mesh,
-            lower=lower,
+            lower=lambda: generate.lower(params, prompt, **settings),
             held={"parameters": size(params), "batch": size(prompt)},
             beside=self._waiting(),
             tokens=most,
@@ -191,33 +189,30 @@ class _Run:
 
     def _last_turn(self) -> Program:
         """What is said last, after all that was said and shown before."""
-        experiment, config = self.experiment, self.experiment.objective
-        params, blueprint, group = self._params(), self._blueprint(), self._group()
-        prompt, rows = self._prompt(), experiment.data.batch_size * group
-        learns = isinstance(config, PpoConfig)
-        most = config.max_tokens if learns else experiment.evaluation.max_tokens
-        sampling = config.sampling if learns else GREEDY
+        experiment, settings = self.experiment, self._settings()
+        params, prompt, group = self._params(), self._prompt(), self._group()
+        blueprint, rows = self._blueprint(), experiment.data.batch_size * group
         shown = turn_prompt(experiment, mesh=self.mesh, rows=rows, later=True)
         spec = NamedSharding(self.mesh, PartitionSpec(mesh_lib.RULES["batch"]))
         done = jax.ShapeDtypeStruct((rows,), jnp.bool_, sharding=spec)
-        key = _key(self.mesh) if sampling.temperature else None
-        said = {"blueprint": blueprint, "max_tokens": most, "sampling": sampling, **_IDS}
+        key = _key(self.mesh) if settings["sampling"].temperature else None
         count = _turn_count(experiment)
 
         def before(params, prompt, shown, done, key):
             read = turns.read_prompt(params, prompt, blueprint=blueprint, samples=group)
             for _ in range(count - 1):
-                _, read = turns.answer(params, read, done, key, **said)
+                _, read = turns.answer(params, read, done, key, **settings)
                 read = turns.observe(params, read, shown, blueprint=blueprint)
             return read
 
         def lower():
             read = jax.eval_shape(before, params, prompt, shown, done, key)
             read = jax.tree.map(lambda x: placed(x, self.mesh), read)
-            return turns.answer.lower(params, read, done, key, **said)
+            return turns.answer.lower(params, read, done, key, **settings)
 
         with mesh_lib.use(self.mesh):
             read = jax.eval_shape(before, params, prompt, shown, done, key)
+        most = settings["max_tokens"]
         return Program(
             name="decode",
             about=f"{rows} answers of {most} tokens, the last of {count} turns",
@@ -228,24 +223,21 @@ class _Run:
             tokens=most,
         )
 
+    def _settings(self) -> dict[str, Any]:
+        """Of answers that are learned from, or else of those that `tgvlm eval` asks for."""
+        config, sampling = self.experiment.objective, GREEDY
+        most = self.experiment.evaluation.max_tokens
+        if isinstance(config, GrpoConfig | PpoConfig):
+            sampling, most = config.sampling, config.max_tokens
+        fixed = {"blueprint": self._blueprint(), "sampling": sampling, "max_tokens": most}
+        # Ids of tokens are numbers that the program is given, or that stand in it; any will do.
+        return fixed | {"end_id": 1, "pad_id": 0}
+
     def _blueprint(self) -> Blueprint:
         return parameters.blueprint(self.experiment.model)
 
-    def _state(self) -> tuple[TrainState, optax.GradientTransformation, Blueprint]:
-        experiment, blueprint = self.experiment, self._blueprint()
-        with mesh_lib.use(self.mesh):
-            shapes = jax.eval_shape(lambda: parameters.init(experiment.model, jax.random.key(0)))
-            tx = optim.build(
-                experiment.optim,
-                shapes,
-                matrices=blueprint.matrices,
-                steps=experiment.train.steps,
-            )
-            current = jax.eval_shape(lambda: state.create(experiment, tx))
-        return jax.tree.map(lambda x: placed(x, self.mesh), current), tx, blueprint
-
     def _params(self) -> parameters.Params:
-        return self._state()[0].params
+        return _learner(self.experiment, self.mesh).state.params
 
     def _prompt(self) -> Any:
         config = self.experiment.objective
@@ -260,27 +252,53 @@ class _Run:
         config = self.experiment.objective
         return config.num_generations if isinstance(config, GrpoConfig | PpoConfig) else 1
 
-    def _kinds(self, current: TrainState) -> dict[str, float]:
-        whole, params = size(current), size(current.params)
-        critic = size({k: v for k, v in current.params.items() if parameters.is_critic(k)})
-        found = {"parameters": params - critic, "critic": critic, "optimiser": whole - params}
-        return {name: value for name, value in found.items() if value}
-
-    def _copy(self, current: TrainState) -> dict[str, float]:
-        """A frozen copy of the parameters that lies beside those that are trained."""
-        config = self.experiment.objective
-        if not isinstance(config, GrpoConfig | PpoConfig) or config.reference != "copy":
-            return {}
-        own = {k: v for k, v in current.params.items() if not parameters.is_critic(k)}
-        return {"reference": size(own)}
-
     def _waiting(self) -> dict[str, float]:
         """What lies on a chip while answers are sampled to be learned from."""
         if not isinstance(self.experiment.objective, GrpoConfig | PpoConfig):
             return {}
-        current = self._state()[0]
-        rest = {k: v for k, v in self._kinds(current).items() if k == "optimiser"}
-        return {**rest, **self._copy(current)}
+        current = _learner(self.experiment, self.mesh).state
+        rest = {k: v for k, v in _kinds(current).items() if k == "optimiser"}
+        return {**rest, **_copy(self.experiment, current)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Learner:
+    """A state without content, on its mesh, and what an update of it is made from."""
+
+    state: TrainState
+    tx: optax.GradientTransformation
+    blueprint: Blueprint
+
+
+def _learner(experiment: Experiment, mesh: Mesh) -> _Learner:
+    blueprint = parameters.blueprint(experiment.model)
+    with mesh_lib.use(mesh):
+        shapes = jax.eval_shape(lambda: parameters.init(experiment.model, jax.random.key(0)))
+        tx = optim.build(
+            experiment.optim,
+            shapes,
+            matrices=blueprint.matrices,
+            steps=experiment.train.steps,
+        )
+        current = jax.eval_shape(lambda: state.create(experiment, tx))
+    current = jax.tree.map(lambda x: placed(x, mesh), current)
+    return _Learner(state=current, tx=tx, blueprint=blueprint)
+
+
+def _kinds(current: TrainState) -> dict[str, float]:
+    whole, params = size(current), size(current.params)
+    critic = size({k: v for k, v in current.params.items() if parameters.is_critic(k)})
+    found = {"parameters": params - critic, "critic": critic, "optimiser": whole - params}
+    return {name: value for name, value in found.items() if value}
+
+
+def _copy(experiment: Experiment, current: TrainState) -> dict[str, float]:
+    """A frozen copy of the parameters that lies beside those that are trained."""
+    config = experiment.objective
+    if not isinstance(config, GrpoConfig | PpoConfig) or config.reference != "copy":
+        return {}
+    own = {k: v for k, v in current.params.items() if not parameters.is_critic(k)}
+    return {"reference": size(own)}
 
 
 def _turn_count(experiment: Experiment) -> int:
