@@ -2,14 +2,15 @@
 
     pip install -e '.[plan]'
     python benchmarks/collectives.py                     # minutes for each setting
-    python benchmarks/collectives.py --layers 2 --settings step
+    python benchmarks/collectives.py --settings step "step, sums"   # the others stay as they are
 
 The decoder of Qwen2.5-VL-7B, all of it trained by AdamW in float32 and computed with in bfloat16,
 on 256 chips of a TPU v5e as 64 (fsdp) x 4 (tp), one sequence of 8192 tokens for each of the 64: 128
 of a prompt and 8064 of an answer, which are two passes, as in every step of this library. Compiled
 for chips that are not there; bytes are exact for these versions of jax and libtpu, and of ring
 algorithms. "compiler" leaves it to the compiler what becomes of weights that are cut, as this
-library did before. Writes benchmarks/results/collectives.*.
+library did before. Writes benchmarks/results/collectives.*, after every setting; rows of other
+settings stay if they are of as many layers and the same versions.
 """
 
 import argparse
@@ -22,21 +23,16 @@ from typing import Any, Literal
 os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported: nothing runs
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+import text_step
+from text_step import ANSWER, PROMPT
 
 from tgvlm_jax import mesh as mesh_lib
-from tgvlm_jax.models import parameters
 from tgvlm_jax.plan import topology
 from tgvlm_jax.plan.compiled import Compiled, compile_program
-from tgvlm_jax.plan.programs import Program, placed, size
 from tgvlm_jax.schema import DataConfig, Experiment, MeshConfig, OptimConfig, SftConfig, presets
-from tgvlm_jax.train import optim, state
-from tgvlm_jax.train.step import make_step
-from tgvlm_jax.types import Batch, Prompt, Response
 
 RESULTS = Path(__file__).resolve().parent / "results"
-TOPOLOGY, ROWS, PROMPT, ANSWER = "v5e:16x16", 64, 128, 8064
+TOPOLOGY, ROWS = "v5e:16x16", 64
 GIB = 2**30
 # Of each: when weights are gathered, and what a layer keeps for its backward pass.
 SETTINGS: dict[str, tuple[Literal["layer", "step"], Literal["full", "sums"]]] = {
@@ -63,45 +59,10 @@ def experiment(setting: str, *, layers: int) -> Experiment:
     )
 
 
-def batch(mesh: jax.sharding.Mesh) -> Batch:
-    """Text alone."""
-    rows = NamedSharding(mesh, PartitionSpec(mesh_lib.RULES["batch"]))
-
-    def array(dtype: Any, *shape: int) -> Any:
-        return jax.ShapeDtypeStruct((ROWS, *shape), dtype, sharding=rows)
-
-    ids = array(jnp.int32, PROMPT)
-    return Batch(
-        prompt=Prompt(visual=None, tokens=ids, visual_index=ids, length=array(jnp.int32)),
-        response=Response(
-            tokens=array(jnp.int32, ANSWER),
-            mask=array(jnp.bool_, ANSWER),
-            evidence=array(jnp.int32, ANSWER),
-            spans=array(jnp.float32, 2, 2),
-            evidence_mask=array(jnp.bool_, 2),
-        ),
-    )
-
-
 def compiled(setting: str, *, layers: int) -> Compiled:
     """The step of a setting."""
     chips, one = topology.find(TOPOLOGY), experiment(setting, layers=layers)
-    mesh = mesh_lib.make(one.mesh, chips.devices)
-    assert mesh is not None
-    with mesh_lib.use(mesh):
-        blueprint = parameters.blueprint(one.model)
-        shapes = jax.eval_shape(lambda: parameters.init(one.model, jax.random.key(0)))
-        tx = optim.build(one.optim, shapes, matrices=blueprint.matrices, steps=one.train.steps)
-        current = jax.eval_shape(lambda: state.create(one, tx))
-        current = jax.tree.map(lambda x: placed(x, mesh), current)
-    program = Program(
-        name="train",
-        about=setting,
-        mesh=mesh,
-        lower=lambda: make_step(blueprint, tx, one).lower(current, batch(mesh)),
-        held={"state": size(current)},
-        beside={},
-    )
+    program = text_step.program(one, chips, about=setting)
     ours = mesh_lib.gathered
     if setting == "compiler":
         mesh_lib.gathered = lambda weight, along: weight
@@ -111,7 +72,7 @@ def compiled(setting: str, *, layers: int) -> Compiled:
         mesh_lib.gathered = ours
 
 
-def row(setting: str, found: Compiled) -> dict[str, Any]:
+def row(setting: str, found: Compiled, *, layers: int) -> dict[str, Any]:
     """Figures of a setting, in bytes."""
     assert found.cost is not None, f"{setting} does not fit"
     kinds: dict[str, float] = {}
@@ -120,6 +81,8 @@ def row(setting: str, found: Compiled) -> dict[str, Any]:
         kinds[name] = kinds.get(name, 0.0) + sent
     return {
         "setting": setting,
+        "layers": layers,
+        "versions": f"jax {jax.__version__}, {topology.find(TOPOLOGY).compiler}",
         "bytes": sum(kinds.values()),
         "kinds": dict(sorted(kinds.items(), key=lambda item: -item[1])),
         "peak": found.needed,
@@ -128,13 +91,20 @@ def row(setting: str, found: Compiled) -> dict[str, Any]:
     }
 
 
-def table(rows: list[dict[str, Any]], *, layers: int) -> str:
+def among(rows: list[dict[str, Any]], made: dict[str, Any]) -> list[dict[str, Any]]:
+    """Earlier rows with a new one, in the order of `SETTINGS`, without what does not compare."""
+    alike = [row for row in rows if all(row[key] == made[key] for key in ("layers", "versions"))]
+    found = {row["setting"]: row for row in [*alike, made]}
+    return [found[setting] for setting in dict.fromkeys([*SETTINGS, *found]) if setting in found]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
     """As Markdown."""
     kinds = [name for name, sent in rows[0]["kinds"].items() if sent > 0.05 * GIB]
     kinds += [k for r in rows for k, sent in r["kinds"].items() if k not in kinds and sent > GIB]
     kinds = list(dict.fromkeys(kinds))
     lines = [
-        f"Qwen2.5-7B decoder, {layers} layers, {TOPOLOGY}, fsdp {ROWS} x tp 4, "
+        f"Qwen2.5-7B decoder, {rows[0]['layers']} layers, {TOPOLOGY}, fsdp {ROWS} x tp 4, "
         f"{PROMPT} + {ANSWER} tokens",
         "",
         f"| GiB sent by a chip | all | {' | '.join(kinds)} | peak memory |",
@@ -144,26 +114,25 @@ def table(rows: list[dict[str, Any]], *, layers: int) -> str:
         each = " | ".join(f"{one['kinds'].get(kind, 0.0) / GIB:.2f}" for kind in kinds)
         peak = f"{one['peak'] / GIB:.2f}"
         lines.append(f"| {one['setting']} | {one['bytes'] / GIB:.2f} | {each} | {peak} |")
-    versions = f"jax {jax.__version__}, {topology.find(TOPOLOGY).compiler}"
-    return "\n".join([*lines, "", versions, ""])
+    return "\n".join([*lines, "", rows[0]["versions"], ""])
 
 
 def main() -> None:
     """Compiles, prints and writes."""
     parser = argparse.ArgumentParser(description="Bytes between chips of a training step.")
     parser.add_argument("--layers", type=int, default=28)
-    parser.add_argument("--settings", default=";".join(SETTINGS), help="separated by semicolons")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--out", type=Path, default=RESULTS / "collectives.json")
     args = parser.parse_args()
-    rows = []
-    for setting in args.settings.split(";"):
-        rows.append(row(setting, compiled(setting, layers=args.layers)))
-        print(json.dumps(rows[-1]), flush=True)
-    text = table(rows, layers=args.layers)
-    print(text)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "collectives.md").write_text(text)
-    (args.out / "collectives.json").write_text(json.dumps(rows, indent=1) + "\n")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    rows = json.loads(args.out.read_text()) if args.out.exists() else []
+    for setting in args.settings:
+        made = row(setting, compiled(setting, layers=args.layers), layers=args.layers)
+        print(json.dumps(made), flush=True)
+        rows = among(rows, made)
+        args.out.write_text(json.dumps(rows, indent=1) + "\n")
+        args.out.with_suffix(".md").write_text(table(rows))
+    print(table(rows))
 
 
 if __name__ == "__main__":
