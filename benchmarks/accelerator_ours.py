@@ -1,14 +1,7 @@
-"""Our side of benchmarks/accelerator.py, in a process of its own: see there.
+"""Our side of benchmarks/accelerator.py, in a process of its own: see there."""
 
-Reads one JSON request a line and answers with one JSON line that begins with `@`.
-"""
-
-import contextlib
 import dataclasses
-import json
 import math
-import os
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from accelerator_systems import Lengths, System
 from flax import nnx
+from serving import serve
 
 from tgvlm_jax.data import qwen_patches, qwen_rows
 from tgvlm_jax.models import parameters
@@ -450,15 +444,5 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def main() -> None:
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    with contextlib.redirect_stdout(sys.stderr):
-        side = Ours()
-        for line in sys.stdin:
-            request = json.loads(line)
-            answer = getattr(side, request.pop("do"))(**request)
-            print("@" + json.dumps(answer), file=answers)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Ours)

@@ -1,19 +1,17 @@
 """The torch side of benchmarks/accelerator.py, in a process of its own: see there.
 
 Models are those of transformers and peft with `sdpa` attention, eager, made of random weights on
-the device itself. Speaks as accelerator_ours.py does, and knows nothing of our library.
+the device itself. Knows nothing of our library.
 """
 
 import contextlib
-import json
 import math
-import os
-import sys
 import time
 from typing import Any
 
 import torch
 import transformers
+from serving import serve
 
 _PRODUCTS = 8
 _SHARE = 0.45  # of the card's memory; the other side has as much
@@ -239,15 +237,5 @@ class Torch:
         self.optimizer.zero_grad()
 
 
-def main() -> None:
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    with contextlib.redirect_stdout(sys.stderr):
-        side = Torch()
-        for line in sys.stdin:
-            request = json.loads(line)
-            answer = getattr(side, request.pop("do"))(**request)
-            print("@" + json.dumps(answer), file=answers)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Torch)

@@ -1,13 +1,10 @@
 """The PyTorch side of benchmarks/against_torch.py, which starts it in an environment with torch.
 
-Reads one JSON request a line, answers with one JSON line that starts with `@`. Models are those of
-transformers and peft, run as their manuals say: eager, `sdpa` attention, `inference_mode`. To
-generate there is also what is quickest there, a static cache and torch.compile.
+Models are those of transformers and peft, run as their manuals say: eager, `sdpa` attention,
+`inference_mode`. To generate there is also what is quickest there, a static cache and
+torch.compile.
 """
 
-import contextlib
-import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -16,6 +13,7 @@ import numpy as np
 import peft
 import torch
 import transformers
+from serving import serve
 
 PAD = 0
 
@@ -113,15 +111,5 @@ class Worker:
         return {"wall": time.perf_counter() - began, "cpu": time.process_time() - spent}
 
 
-def main() -> None:
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    with contextlib.redirect_stdout(sys.stderr):
-        worker = Worker(Path(sys.argv[1]))
-        for line in sys.stdin:
-            request = json.loads(line)
-            answer = getattr(worker, request.pop("do"))(**request)
-            print("@" + json.dumps(answer), file=answers)
-
-
 if __name__ == "__main__":
-    main()
+    serve(lambda: Worker(Path(sys.argv[1])))
