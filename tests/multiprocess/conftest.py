@@ -26,10 +26,11 @@ def shards(tmp_path_factory):
     return folder
 
 
-def experiment(shards, *, arg=None, devices=8, **train):
-    """What the processes run, for this one."""
+def experiment(shards, *, arg=None, devices=8, mesh=None, **train):
+    """What the processes run, for this one; `mesh` has other axes than fsdp."""
     config = small.get_config(arg)
-    config.data.shards, config.mesh.fsdp = str(shards), devices
+    config.data.shards = str(shards)
+    config.mesh.update(mesh or {"fsdp": devices})
     for name, value in train.items():
         config.train[name] = value
     return freeze(config, Experiment)

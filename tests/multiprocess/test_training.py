@@ -53,6 +53,23 @@ def test_supervised_training(launch, shards, tmp_path, devices):
     assert "step" not in second
 
 
+def flags(mesh):
+    return [f"--config.mesh.{axis}={size}" for axis, size in mesh.items()]
+
+
+@pytest.mark.slow
+def test_hosts_that_share_rows(launch, shards, tmp_path):
+    """Of four devices along `tp` each host has two, and so the same rows of every batch."""
+    mesh = {"fsdp": 1, "tp": 4}
+    hosts = launch(tmp_path / "two", *flags(mesh), devices=4)
+    wanted = experiment(shards, mesh=mesh)
+    whole = loop.train(wanted, tmp_path / "one")
+    assert [host.ends()[0] for host in hosts] == [0, 0], hosts[0].log.read_text()
+    assert_same_losses(losses(tmp_path / "two"), losses(tmp_path / "one"))
+    for name, value in parameters(tmp_path / "two", wanted).items():
+        np.testing.assert_allclose(value, whole.params[name], rtol=2e-3, atol=2e-5, err_msg=name)
+
+
 @pytest.fixture
 def start(shards, tmp_path):
     """A model to start from, and to stay close to."""
@@ -60,6 +77,24 @@ def start(shards, tmp_path):
     begun = dataclasses.replace(begun, optim=dataclasses.replace(begun.optim, lr=1e-2))
     loop.train(begun, tmp_path / "start")
     return tmp_path / "start"
+
+
+@pytest.mark.slow
+def test_hosts_that_share_prompts(launch, shards, start, tmp_path):
+    """Each group is rewarded once, here by host 0."""
+    mesh = {"fsdp": 1, "tp": 2, "cp": 2}
+    words = [f"--config.train.init_from={start}", *flags(mesh)]
+    hosts = launch(tmp_path / "two", *words, arg="grpo", devices=4)
+    wanted = experiment(shards, arg="grpo", mesh=mesh, init_from=str(start))
+    loop.train(wanted, tmp_path / "one")
+    assert [host.ends()[0] for host in hosts] == [0, 0], hosts[0].log.read_text()
+    found, alone = losses(tmp_path / "two"), losses(tmp_path / "one")
+    assert_same_losses(found, alone)
+    assert alone[-1]["kl"] > 0
+    lines = [
+        (folder / "rollouts.jsonl").read_text() for folder in (tmp_path / "two", tmp_path / "one")
+    ]
+    assert lines[0] == lines[1]
 
 
 @pytest.mark.slow
