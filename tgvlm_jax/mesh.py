@@ -110,6 +110,7 @@ def check(
     dcn, fsdp, tp, cp = (dict(mesh.shape)[axis] for axis in AXES)
     qwen = isinstance(model.tower, QwenVisionConfig)
     rows, prompt = ("patch_rows", "prompt_tokens") if qwen else ("frames", "prompt_bucket")
+    rows = "visual_bucket" if data.pack > 1 else rows
     cut = ("fsdp", fsdp) if cp == 1 else ("fsdp x cp", fsdp * cp)
     spread = ("tp", tp) if cp == 1 else ("tp x cp", tp * cp)
     batch = ("data.batch_size in parts (train.accumulate, objective)", batch_size)

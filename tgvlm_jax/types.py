@@ -213,6 +213,22 @@ class Sources:
 
 @pytree
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Packed:
+    """Several samples in one row, one after another (`tgvlm_jax.data.packing`).
+
+    Attributes:
+        segments: which sample of its row a slot belongs to, from 0; padding is with the last one.
+        places: the slot's number within the prompt, or the answer, of its sample; 0 for padding.
+        ends: of answers, where the prompt of a token's sample has its last slot; None of prompts.
+    """
+
+    segments: Annotated[Any, "int32 b t"]
+    places: Annotated[Any, "int32 b t"]
+    ends: Annotated[Any, "int32 b t | None"] = None
+
+
+@pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompt:
     """All that stands before the answer: system text, frames, question.
 
@@ -223,8 +239,10 @@ class Prompt:
         visual_index: which of the tower's tokens stands in a slot, -1 for text and padding.
         length: filled slots of each row.
         positions: time, row and column of each slot (M-RoPE); None counts slots.
-        offset: what the position of what follows is ahead of `length`; None with `positions`.
+        offset: what the position of what follows is ahead of `length`; None without `positions`,
+            and where each of a row's samples has its own.
         sources: spans that the question points at; None for none in the whole batch.
+        packed: which samples share a row; None where each has its own.
     """
 
     visual: Annotated[Any, "Frames | PatchRows | Views | Features | ViewFeatures | None"]
@@ -234,6 +252,7 @@ class Prompt:
     positions: Annotated[Any, "int32 b 3 p | None"] = None
     offset: Annotated[Any, "int32 b | None"] = None
     sources: Annotated[Any, "Sources | None"] = None
+    packed: Annotated[Any, "Packed | None"] = None
 
 
 @pytree
@@ -250,6 +269,7 @@ class Response:
         spans: (first, last) frame of each slot, both inside, as annotated: it may be fractional,
             reversed or beyond the clip. What is fed back rounds, orders and clamps it (D2VLM 1.6).
         evidence_mask: slots that are filled.
+        packed: as of the prompt.
     """
 
     tokens: Annotated[Any, "int32 b t"]
@@ -257,6 +277,7 @@ class Response:
     evidence: Annotated[Any, "int32 b t"]
     spans: Annotated[Any, "float32 b e 2"]
     evidence_mask: Annotated[Any, "bool b e"]
+    packed: Annotated[Any, "Packed | None"] = None
 
 
 @pytree

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from tgvlm_jax.ops import flash
-from tgvlm_jax.ops.masks import AttentionMask, causal_mask, earlier_mask, full_width
+from tgvlm_jax.ops.masks import (
+    AttentionMask,
+    causal_mask,
+    earlier_mask,
+    full_width,
+    packed_mask,
+)
 from tgvlm_jax.plan import programs, topology
 
 TOLERANCE = 2e-5  # float32 sums over 200 keys; 1.5e-5 was measured of gradients of about 40
@@ -32,6 +38,40 @@ def response():
     return full_width(earlier_mask(jnp.asarray(VALID), jnp.zeros(1, jnp.int32)), 24)
 
 
+def stretches(*lengths):
+    """Which sample stands in each slot of two rows, and its place there, filled up with 0."""
+    each = [(np.repeat(np.arange(len(row)), row), np.concatenate([*map(np.arange, row)]))
+            for row in lengths]  # fmt: skip
+    whole = max(len(places) for _, places in each)
+    return (
+        np.stack([np.pad(x, (0, whole - len(x))) for x in one]) for one in zip(*each, strict=True)
+    )
+
+
+PROMPTS = ((90, 1, 70, 39), (100, 20))
+
+
+def packed():
+    segments, places = map(jnp.asarray, stretches(*PROMPTS))
+    return causal_mask(places, jnp.asarray(VALID), segments=segments, window=40)
+
+
+def packed_response():
+    """Answers behind them; that of the second sample is empty."""
+    of_keys, prompts = map(jnp.asarray, stretches(*PROMPTS))
+    segments, answers = stretches((9, 0, 14, 1), (4, 20))
+    after = answers + np.stack(
+        [np.asarray(row)[own] for row, own in zip(PROMPTS, segments, strict=True)]
+    )
+    return packed_mask(
+        *map(jnp.asarray, (segments, after)),
+        of_keys=of_keys,
+        places=prompts,
+        filled=jnp.asarray(VALID),
+        window=60,
+    )
+
+
 def textbook(q, k, v, seen):
     """Softmax attention, its logsumexp; every head and row with keys of its own."""
     k, v = (
@@ -51,6 +91,8 @@ def textbook(q, k, v, seen):
         (two_way, 4, 96),
         pytest.param(response, 4, 64, marks=pytest.mark.slow),
         pytest.param(windowed, 2, 8, marks=pytest.mark.slow),
+        (packed, 2, 8),
+        (packed_response, 2, 8),
     ],
 )
 def test_kernels_compute_attention_and_its_gradient(mask, rows, size, monkeypatch):

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from tgvlm_jax.ops.masks import causal_mask, earlier_mask, full_width
+from tgvlm_jax.ops.masks import causal_mask, earlier_mask, full_width, packed_mask
 
 ORDER = np.asarray([[0, 1, 2, 3, 0, 1, 2, 0]])
 SEGMENTS = np.asarray([[0, 0, 0, 0, 1, 1, 1, 0]])
@@ -26,6 +26,25 @@ def test_numbers_say_what_the_rules_say():
     for window in (0, 2):
         mask = causal_mask(order, valid, block=block, segments=segments, window=window)
         np.testing.assert_array_equal(mask.dense(), pairs(window))
+
+
+def test_packed_answers_see_their_own_prompts():
+    """With a window, too, that ends within the prompt of a sample and not in the one before it."""
+    of_keys, places = np.asarray([0, 0, 1, 1, 1, 2, 2]), np.asarray([0, 1, 0, 1, 2, 0, 0])
+    filled = np.asarray([True] * 6 + [False])
+    own, after = np.asarray([0, 0, 1, 2, 2]), np.asarray([2, 3, 3, 1, 2])
+    for window in (0, 3):
+        mask = packed_mask(
+            *(jnp.asarray(x)[None] for x in (own, after)),
+            of_keys=jnp.asarray(of_keys)[None],
+            places=jnp.asarray(places)[None],
+            filled=jnp.asarray(filled)[None],
+            window=window,
+        )
+        wanted = (own[:, None] == of_keys) & filled
+        if window:
+            wanted &= after[:, None] - places < window
+        np.testing.assert_array_equal(mask.dense()[0], wanted)
 
 
 def test_slots_may_stand_in_any_order():

@@ -11,6 +11,7 @@ from tests.data.test_pipeline import sample
 from tests.train.test_rollouts import GRPO, LORA, roll
 from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.config import freeze, load
+from tgvlm_jax.data import packing
 from tgvlm_jax.data.chat import open_chat
 from tgvlm_jax.data.collate import collate, collate_pairs
 from tgvlm_jax.models import parameters
@@ -40,7 +41,14 @@ def real(experiment):
         made = [dataclasses.replace(one, views=shown) for one in made]
     if isinstance(experiment.objective, FpoConfig):
         return collate_pairs(made, made, chat=chat, config=config)
+    if config.pack > 1:
+        made = [one for one in made for _ in range(config.pack)]
     encoded = [chat.encode(one) for one in made]
+    if config.pack > 1:
+        pairs = list(zip(made, encoded, strict=True))
+        planned = packing.plan(pairs, config)
+        rows = [[pairs[i] for i in row] for row in planned.rows]
+        return packing.collate(rows, planned, config=config, pad_id=chat.pad_id)
     return collate(made, encoded, config=config, pad_id=chat.pad_id)
 
 
@@ -53,16 +61,27 @@ PLANNED = (
 )
 
 
-@pytest.mark.parametrize("name", PLANNED)
-def test_the_planned_batch_is_the_real_one(name):
-    experiment = freeze(load(f"{CONFIGS / name}"), Experiment)
+PACKED = {"data.pack": 3, "data.prompt_bucket": 960, "data.visual_bucket": 72}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        *((name, {}) for name in PLANNED),
+        ("videossr_grpo.py:tiny,sft", PACKED),
+        ("tiny.py:frames=8", PACKED | {"model.evidence": None}),
+    ],
+)
+def test_the_planned_batch_is_the_real_one(name, change):
+    overrides = [f"{key}={value}" for key, value in change.items()]
+    experiment = freeze(load(f"{CONFIGS / name}", overrides), Experiment)
     experiment = dataclasses.replace(
         experiment,
         data=dataclasses.replace(
             experiment.data,
             batch_size=2,
             frames=(8,),
-            prompt_bucket=128,
+            prompt_bucket=change.get("data.prompt_bucket", 128),
             question_bucket=64,
             response_bucket=64,
         ),

@@ -101,3 +101,22 @@ def test_answers_are_sampled_compared_and_learned_from(run, shards, tmp_path):
         assert record["answer_tokens"] > 1
         assert record["finite"] == 1
     assert first["kl"] < 1e-6  # from the copy that training began with
+
+
+@pytest.mark.slow
+def test_packed_samples_are_learned_as_if_they_were_alone(shards, tmp_path):
+    """The same losses step by step, on one device and with rows and tower spread over a mesh."""
+    config, losses = small("sft,steps=3", shards), {}
+    config.data.template = "qwen3"
+    config.data.frames, config.data.tasks = (8, 12), ("grounding", "counting")
+    config.data.prompt_bucket = 64
+    for name, rows, pack, mesh in (("alone", 8, 1, 1), ("packed", 2, 4, 1), ("mesh", 2, 4, 2)):
+        config.data.batch_size, config.data.pack = rows, pack
+        config.mesh.fsdp = config.mesh.tp = mesh
+        loop.train(freeze(config, Experiment), tmp_path / name)
+        records = read_metrics(tmp_path / name / "metrics.jsonl")
+        losses[name] = [record["loss"] for record in records]
+        frames = [record["frames_per_second"] * record["step_time"] for record in records]
+        assert {round(count) for count in frames} <= {8 * 8, 8 * 12}
+    assert losses["packed"] == pytest.approx(losses["alone"], rel=1e-5)
+    assert losses["mesh"] == pytest.approx(losses["alone"], rel=1e-5)

@@ -115,7 +115,7 @@ class AnnotatedVideos:
                 self.filtered[reason] += 1
             else:
                 self.records.append(one)
-        least = config.batch_size if self.training else 1
+        least = config.samples if self.training else 1
         if len(self.records) < least:
             raise InputError(
                 f"{self.path}: {len(self.records)} records can be used, {least} are needed; "
@@ -145,7 +145,7 @@ class AnnotatedVideos:
 
     def numbers(self, step: int) -> list[int]:
         """The samples of global batch `step`."""
-        turn, place = divmod(step, len(self) // self.config.batch_size)
+        turn, place = divmod(step, len(self) // self.config.samples)
         return [turn * len(self) + int(record) for record in self._plan(turn)[place]]
 
     def bucket(self, step: int) -> int:
@@ -153,6 +153,10 @@ class AnnotatedVideos:
         records = np.asarray(self.numbers(step)) % len(self)
         bucket = min(int(self._buckets[records].max()), len(self.config.frames) - 1)
         return sorted(self.config.frames)[bucket]
+
+    def stored_size(self, video: str) -> tuple[int, int]:
+        """Height and width of a video's frames, which samples have where `size` is None."""
+        return self._videos.size(video)
 
     def another(self, number: int, *, attempt: int) -> int:
         """A sample of the same pass to take where one will not do."""
@@ -162,7 +166,7 @@ class AnnotatedVideos:
     def _order(self, turn: int) -> Int64[np.ndarray, "batches b"]:
         """Which records make up each batch of a pass."""
         rng = np.random.default_rng([self.seed, _ORDER, turn])
-        size, left, batches = self.config.batch_size, np.zeros(0, np.int64), []
+        size, left, batches = self.config.samples, np.zeros(0, np.int64), []
         for bucket in range(len(self.config.frames) + 1):
             here = rng.permutation(np.flatnonzero(self._buckets == bucket))
             here = np.concatenate([left, here])

@@ -118,8 +118,10 @@ class Chat:
         """Rows an embedding needs."""
         return self.tokenizer.get_vocab_size()
 
-    def encode(self, sample: Sample) -> Encoded:
+    def encode(self, sample: Sample, *, pixels: bool = True) -> Encoded:
         """Renders a sample; an empty answer gives an empty response, to be generated.
+
+        Without `pixels` only the shape of its frames counts, and a tower gets no patches of them.
 
         Raises:
             InputError: the answer does not mention every span exactly twice, first before
@@ -128,7 +130,10 @@ class Chat:
         """
         check_question(sample)
         check_answer(sample)
-        prompt = self._frames(sample) if self.videos is None else self._patches(sample, self.videos)
+        if self.videos is None:
+            prompt = self._frames(sample)
+        else:
+            prompt = self._patches(sample, self.videos, pixels=pixels)
         said = sample.answer
         if not self.evidence:
             said = render(said, np.concatenate([sample.spans, sample.spans]))
@@ -175,7 +180,7 @@ class Chat:
         prompt, index = [*prompt, *last], [*index, *[-1] * len(last)]
         return _Prompt(ids=np.asarray(prompt, np.int32), visual_index=np.asarray(index, np.int32))
 
-    def _patches(self, sample: Sample, videos: PatchVideos) -> _Prompt:
+    def _patches(self, sample: Sample, videos: PatchVideos, *, pixels: bool) -> _Prompt:
         """Videos with their times, and as many tokens as their patches make."""
         if len(sample.sources):
             raise InputError(
@@ -194,7 +199,7 @@ class Chat:
         if sample.clips:  # each is a video of its own, from its start
             times = [seconds - seconds[0] for seconds in times]
         clips = zip(np.split(sample.frames, cuts), times, strict=True)
-        shown = [videos.show(frames, seconds) for frames, seconds in clips]
+        shown = [videos.show(frames, seconds, pixels=pixels) for frames, seconds in clips]
         said = [text + one.text for text, one in zip(texts, shown, strict=True)]
         ids = np.asarray(self._ids("".join([*said, last])), np.int32)
         counts = np.ones(len(ids), np.int64)

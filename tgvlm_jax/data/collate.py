@@ -10,7 +10,7 @@ from jaxtyping import Float64, Num
 
 from tgvlm_jax.data import qwen_prompt, qwen_rows
 from tgvlm_jax.data.chat import Chat, Encoded
-from tgvlm_jax.data.patch_videos import Videos, bucket_of
+from tgvlm_jax.data.patch_videos import bucket_of
 from tgvlm_jax.grounding import spans as span_lib
 from tgvlm_jax.schema import DataConfig
 from tgvlm_jax.types import (
@@ -63,7 +63,7 @@ def collate(
     pairs = list(zip(samples, encoded, strict=True))[rows]
     return Batch(
         prompt=_prompts(samples, encoded, config, pad_id, rows),
-        response=_stack([_response_row(*pair, response, config, pad_id) for pair in pairs]),
+        response=_stack([response_row(*pair, response, config, pad_id) for pair in pairs]),
     )
 
 
@@ -85,7 +85,7 @@ def collate_pairs(
     mine = list(zip(samples, good, strict=True))[rows]
     other = list(zip(rejected, bad, strict=True))[rows]
     response, worse = (
-        _stack([_response_row(*pair, length, config, chat.pad_id) for pair in pairs])
+        _stack([response_row(*pair, length, config, chat.pad_id) for pair in pairs])
         for pairs in (mine, other)
     )
     return PreferenceBatch(
@@ -119,17 +119,22 @@ def _prompt_sizes(
     samples: Sequence[Sample], encoded: Sequence[Encoded], config: DataConfig
 ) -> _Sizes:
     most = max(len(sample.frames) for sample in samples)
+    asked = max(len(one.question) for one in encoded)
+    return _Sizes(
+        frames=frames_bucket(most, config),
+        prompt=round_up(max(len(one.prompt) for one in encoded), config.prompt_bucket),
+        asked=round_up(asked, config.question_bucket),
+    )
+
+
+def frames_bucket(most: int, config: DataConfig) -> int:
+    """The bucket of `data.frames` for so many frames; InputError where there is none."""
     fitting = [bucket for bucket in config.frames if bucket >= most]
     if not fitting:
         raise InputError(
             f"{most} frames, but the largest bucket of data.frames is {max(config.frames)}"
         )
-    asked = max(len(one.question) for one in encoded)
-    return _Sizes(
-        frames=min(fitting),
-        prompt=round_up(max(len(one.prompt) for one in encoded), config.prompt_bucket),
-        asked=round_up(asked, config.question_bucket),
-    )
+    return min(fitting)
 
 
 def _response_bucket(encoded: Sequence[Encoded], config: DataConfig) -> int:
@@ -151,11 +156,11 @@ def _frames_row(
     question = None
     if sizes.asked:
         there = np.arange(sizes.asked) < len(one.question)
-        question = Text(ids=_pad(one.question, sizes.asked, 0), mask=there)
+        question = Text(ids=padded(one.question, sizes.asked, 0), mask=there)
     return Prompt(
         visual=Frames(pixels=pixels, mask=np.arange(sizes.frames) < count, question=question),
-        tokens=_pad(one.prompt, sizes.prompt, pad_id),
-        visual_index=_pad(one.visual_index, sizes.prompt, -1),
+        tokens=padded(one.prompt, sizes.prompt, pad_id),
+        visual_index=padded(one.visual_index, sizes.prompt, -1),
         length=np.int32(len(one.prompt)),
         sources=_sources_row(sample, one, sizes.prompt, config),
     )
@@ -164,8 +169,8 @@ def _frames_row(
 def _views_row(sample: Sample, one: Encoded, length: int, pad_id: int) -> Prompt:
     return Prompt(
         visual=sample.views,
-        tokens=_pad(one.prompt, length, pad_id),
-        visual_index=_pad(one.visual_index, length, -1),
+        tokens=padded(one.prompt, length, pad_id),
+        visual_index=padded(one.visual_index, length, -1),
         length=np.int32(len(one.prompt)),
     )
 
@@ -175,7 +180,7 @@ def _patches_row(sample: Sample, one: Encoded, config: DataConfig, pad_id: int) 
     videos = one.videos
     assert videos is not None
     bucket = bucket_of(videos.by.tower, config)
-    _check_bucket(f"{sample.video}, {sample.question!r}", one, videos, bucket)
+    check_patches(f"{sample.video}, {sample.question!r}", one, bucket)
     return qwen_prompt.prompt_row(
         one.prompt,
         one.visual_index >= 0,
@@ -187,9 +192,9 @@ def _patches_row(sample: Sample, one: Encoded, config: DataConfig, pad_id: int) 
     )
 
 
-def _check_bucket(where: str, one: Encoded, videos: Videos, bucket: qwen_prompt.Bucket) -> None:
+def check_patches(where: str, one: Encoded, bucket: qwen_prompt.Bucket) -> None:
     """Raises InputError that names the setting which has no room for a sample."""
-    grids = [each.patched.grid for each in videos.seen]
+    grids = [] if one.videos is None else [each.patched.grid for each in one.videos.seen]
     _, tall, wide = max(grids, key=lambda grid: grid[1] * grid[2], default=(0, 0, 0))
     less, slots = "; raise it, or lower data.max_pixels", bucket.slots
     if tall * wide > slots:
@@ -233,9 +238,13 @@ def frame_ranges(
     return convert(spans, sample.seconds, duration=sample.duration)
 
 
-def _response_row(
+def response_row(
     sample: Sample, one: Encoded, length: int, config: DataConfig, pad_id: int
 ) -> Response:
+    """The answer of a sample, without the batch axis, padded to a length.
+
+    Raises InputError where it has more spans than `data.max_events`.
+    """
     count, most = len(sample.spans), config.max_events
     if count > most:
         raise InputError(
@@ -251,7 +260,7 @@ def _response_row(
         spans[slots] = np.concatenate([frames, frames])
         mask[slots] = sample.readable
     return Response(
-        tokens=_pad(one.response, length, pad_id),
+        tokens=padded(one.response, length, pad_id),
         mask=(np.arange(length) < len(one.response)) & sample.readable,
         evidence=evidence,
         spans=spans,
@@ -259,5 +268,6 @@ def _response_row(
     )
 
 
-def _pad(values: np.ndarray, length: int, fill: int) -> np.ndarray:
+def padded(values: np.ndarray, length: int, fill: int) -> np.ndarray:
+    """Filled up behind its end."""
     return np.concatenate([values, np.full(length - len(values), fill, np.int32)])

@@ -46,14 +46,23 @@ class PatchVideos:
     grid_seconds: float = 0.0
 
     def show(
-        self, frames: UInt8[np.ndarray, "f y x 3"], seconds: Float64[np.ndarray, "f"]
+        self,
+        frames: UInt8[np.ndarray, "f y x 3"],
+        seconds: Float64[np.ndarray, "f"],
+        *,
+        pixels: bool = True,
     ) -> Shown:
         """Scales frames and cuts them; `seconds` are what the model is told of time.
+
+        Without `pixels` there are no patches, and all else is the same, at little cost.
 
         Raises:
             InputError: no frames, or of a shape that no rule allows.
         """
-        patched = qwen_patches.video_patches(frames, rule=self.rule)
+        if pixels:
+            patched = qwen_patches.video_patches(frames, rule=self.rule)
+        else:
+            patched = qwen_patches.video_grid(frames.shape, rule=self.rule)
         item, stamps = "".join(MARKS), [""]
         if self.tower.tokens_per_second:
             step = float(np.diff(seconds).mean()) if len(seconds) > 1 else 1.0
@@ -112,10 +121,12 @@ def visual_rows(model: ModelConfig, config: DataConfig) -> tuple[int, ...]:
     """What a mesh has to divide: frames of a sample, or the rows that its patches lie in."""
     if config.turns is not None:
         return (config.turns.first, config.turns.each)
-    if isinstance(model.tower, QwenVisionConfig):
-        return (bucket_of(model.tower, config).rows,)
     if isinstance(model.tower, TimesformerConfig):
         return ()  # views are spread as far as they go
+    if config.pack > 1:
+        return (config.visual_bucket,)
+    if isinstance(model.tower, QwenVisionConfig):
+        return (bucket_of(model.tower, config).rows,)
     return config.frames
 
 

@@ -11,10 +11,12 @@ from typing import Any
 import grain
 import numpy as np
 
-from tgvlm_jax.data import preference
+from tgvlm_jax.data import packing, preference
+from tgvlm_jax.data.annotated import AnnotatedVideos
 from tgvlm_jax.data.chat import Chat
 from tgvlm_jax.data.collate import collate, collate_pairs
 from tgvlm_jax.data.sources import Source
+from tgvlm_jax.data.windows import ClipSource
 from tgvlm_jax.schema import DataConfig, PerturbationConfig
 from tgvlm_jax.types import Batch, InputError, Pools, PreferenceBatch, Questions, Sample
 
@@ -34,7 +36,7 @@ class BatchMaker:
 
     `rows` are this host's, None for all of them. With a `perturbation` every sample gets a second
     answer, that is worse, and batches are of preferences; where `asks`, they are Questions; with
-    `data.turns`, they are Pools.
+    `data.turns`, they are Pools. With `data.pack` a row has several samples.
     """
 
     source: Source
@@ -48,6 +50,8 @@ class BatchMaker:
     def __call__(self, step: int) -> Batch | PreferenceBatch | Questions | Pools:
         """The rows of batch `step`, made from scratch; other hosts' rows without their pixels."""
         frames = self.source.bucket(step)
+        if self.config.pack > 1:
+            return self._packed(step, frames)
         numbers = self._numbers(step)
         rows = slice(sum(own for _, own in numbers))
         if self.config.turns is not None:
@@ -64,6 +68,25 @@ class BatchMaker:
         if self.asks:
             return Questions(prompt=batch.prompt, samples=tuple(map(without_pixels, samples[rows])))
         return batch
+
+    def _packed(self, step: int, frames: int) -> Batch:
+        """Rows of several samples, planned from all of the step's without their pixels."""
+        numbers = list(self.source.numbers(step))
+        planned = packing.plan([self._measured(n, frames) for n in numbers], self.config)
+        mine = range(len(planned.rows)) if self.rows is None else self.rows
+        rows = [[numbers[i] for i in planned.rows[row]] for row in mine]
+        samples = [[self.source.sample(n, frames=frames) for n in row] for row in rows]
+        read = [[(one, self.chat.encode(one)) for one in row] for row in samples]
+        return packing.collate(read, planned, config=self.config, pad_id=self.chat.pad_id)
+
+    def _measured(self, number: int, frames: int) -> packing.Pair:
+        """A sample without its pixels, and its ids, which for some towers follow from its size."""
+        sample = self.source.sample(number, frames=frames, pixels=False)
+        if self.chat.videos is not None:
+            assert isinstance(self.source, AnnotatedVideos | ClipSource), "others are not packed"
+            shape = (len(sample.frames), *self.source.stored_size(sample.video), 3)
+            sample = dataclasses.replace(sample, frames=np.broadcast_to(np.uint8(0), shape))
+        return sample, self.chat.encode(sample, pixels=False)
 
     def _numbers(self, step: int) -> list[tuple[int, bool]]:
         """Samples of the whole batch, and whether they are this host's: those come first."""

@@ -260,6 +260,19 @@ def video_patches(frames: UInt8[np.ndarray, "f y x 3"], *, rule: PatchRule) -> P
     return patchify(resize(frames, height, width), rule=rule)
 
 
+def video_grid(shape: Sequence[int], *, rule: PatchRule) -> Patched:
+    """As `video_patches` of frames of that shape, without any patches.
+
+    Raises:
+        InputError: as `video_patches`.
+    """
+    if not shape[0]:
+        raise InputError("a video without frames has no patches")
+    height, width = video_size(*shape[:3], rule=rule)
+    grid = (-(-shape[0] // rule.temporal), height // rule.patch, width // rule.patch)
+    return Patched(patches=np.zeros((0, 3 * rule.temporal * rule.patch**2), np.uint8), grid=grid)
+
+
 def resize(
     frames: UInt8[np.ndarray, "f _y _x 3"], height: int, width: int
 ) -> UInt8[np.ndarray, "f y x 3"]:

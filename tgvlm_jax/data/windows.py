@@ -168,13 +168,18 @@ class ClipSource:
 
     def numbers(self, step: int) -> range:
         """The samples of global batch `step`."""
-        size = self.config.batch_size
+        size = self.config.samples
         return range(step * size, (step + 1) * size)
 
     def bucket(self, step: int) -> int:
         """Frames that the clips of a batch have."""
         rng = np.random.default_rng([self.seed, _BUCKET_STREAM, step])
         return int(rng.choice(self.config.frames))
+
+    def stored_size(self, video: str) -> tuple[int, int]:
+        """Height and width of a video's frames, which samples have where `size` is None."""
+        entry = self.shards.video(video)
+        return entry.height, entry.width
 
     def another(self, number: int, *, attempt: int) -> int:
         """A sample to take where one will not do; far from those of any run."""

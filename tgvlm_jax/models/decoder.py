@@ -37,14 +37,18 @@ class Earlier:
 
     Attributes:
         slots: their numbers, where they do not stand in their order (`models/context.py`).
+        seen: who of those that follow sees which, where that is not all of them.
     """
 
     kv: Annotated[Any, "KeyValues l b h s k"]
     mask: Annotated[Any, "bool b s"]
     slots: Annotated[Any, "int32 s | None"] = None
+    seen: Annotated[Any, "AttentionMask b t s | None"] = None
 
     def seen_after(self, count: Int[Array, "*#b t"], *, window: int) -> AttentionMask:
         """Who of those that follow sees it; `count` tokens stand between, see `earlier_mask`."""
+        if self.seen is not None:
+            return self.seen
         return earlier_mask(self.mask, count, window=window, slots=self.slots)
 
 

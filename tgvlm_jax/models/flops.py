@@ -17,19 +17,24 @@ from tgvlm_jax.types import Batch, Frames, PatchRows, PreferenceBatch, Prompt, V
 
 
 def per_step(
-    config: ModelConfig, batch: Batch | PreferenceBatch, *, trained: Collection[str]
+    config: ModelConfig,
+    batch: Batch | PreferenceBatch,
+    *,
+    trained: Collection[str],
+    pack: int = 1,
 ) -> float:
     """FLOPs of forward and backward, as `of_prompts` counts them.
 
     Args:
         config: the model. batch: its shapes.
         trained: names of the parameters that have a gradient.
+        pack: samples a row.
     """
     answers = [batch.response]
     if isinstance(batch, PreferenceBatch):
         answers.append(batch.rejected)
     lengths = [one.tokens.shape[1] for one in answers]
-    return of_prompts(config, batch.prompt, lengths=lengths, trained=trained)
+    return of_prompts(config, batch.prompt, lengths=lengths, trained=trained, pack=pack)
 
 
 def of_prompts(
@@ -39,6 +44,7 @@ def of_prompts(
     lengths: Sequence[int],
     trained: Collection[str],
     shown: Any = None,
+    pack: int = 1,
 ) -> float:
     """FLOPs of forward and backward: matrix products and attention scores.
 
@@ -52,12 +58,13 @@ def of_prompts(
         trained: names of the parameters that have a gradient; those of a critic begin with its
             name, and count in a pass of its own.
         shown: frames, or patches, that are shown among the answers.
+        pack: samples a row, which do not see each other; counted as if all were of one length.
     """
     b, p = prompt.tokens.shape
     visuals = [one for one in (prompt.visual, shown) if one is not None]
     total = _passes(config, visuals, trained, tokens=b * (p + sum(lengths)))
     decoder = config.decoder
-    seen = p * p + sum(length * (p + length) for length in lengths)
+    seen = (p * p + sum(length * (p + length) for length in lengths)) / pack
     total += 12.0 * decoder.layers * b * decoder.heads * decoder.head_size * seen
     if config.critic is not None:
         own = parameters.critic_config(config)

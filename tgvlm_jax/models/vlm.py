@@ -160,7 +160,9 @@ class VideoLanguageModel(nnx.Module):
         embedded = self.decoder.embed(prompt.tokens)
         seen = self._see(prompt, embedded)
         filled = order < prompt.length[:, None]
-        places = jnp.where(filled, order, 0)
+        places, packed = jnp.where(filled, order, 0), prompt.packed
+        if packed is not None:
+            places = packed.places
         positions = places
         if prompt.positions is not None:
             positions = jnp.moveaxis(prompt.positions, 1, 0)
@@ -174,6 +176,7 @@ class VideoLanguageModel(nnx.Module):
                 places,
                 filled,
                 block=visual if self.config.two_way_frames else None,
+                segments=None if packed is None else packed.segments,
                 window=self.config.decoder.sliding_window,
             ),
             earlier=() if after is None else after.stretches,

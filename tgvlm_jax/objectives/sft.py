@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from tgvlm_jax.grounding import targets
-from tgvlm_jax.models import context
+from tgvlm_jax.models import context, packing
 from tgvlm_jax.models.vlm import Predicted, VideoLanguageModel
 from tgvlm_jax.ops.cross_entropy import token_log_probs
 from tgvlm_jax.schema import Experiment, FpoConfig, SftConfig
@@ -61,7 +61,10 @@ def sums(
     consistency: L1 between the two mentions of each span, likewise.
     """
     states = model.states(batch.prompt, taps=model.taps)
-    predicted = model.extend(model.prefill(batch.prompt, states=states), batch.response)
+    if batch.prompt.packed is None:
+        predicted = model.extend(model.prefill(batch.prompt, states=states), batch.response)
+    else:
+        predicted = packing.extend(model, batch.prompt, batch.response, states=states)
     found = predicted_sums(model, predicted, batch, config=config)
     if config.loss_on_prompt:
         before = model.decoder.norm(context.collect(states.final)[:, :-1])
@@ -72,10 +75,14 @@ def sums(
 
 def _prompt_mask(batch: Batch | PreferenceBatch) -> Bool[Array, "b _p"]:
     """Text of the prompts behind their first token, of samples that are learned from."""
-    prompt = batch.prompt
+    prompt, learned = batch.prompt, batch.response.mask
     order = jnp.arange(prompt.tokens.shape[1], dtype=prompt.length.dtype)
     text = (prompt.visual_index < 0) & (order < prompt.length[:, None])
-    return text[:, 1:] & jnp.any(batch.response.mask, axis=1, keepdims=True)
+    if prompt.packed is None:
+        return text[:, 1:] & jnp.any(learned, axis=1, keepdims=True)
+    same = prompt.packed.segments[:, :, None] == batch.response.packed.segments[:, None, :]
+    text &= (prompt.packed.places > 0) & jnp.any(same & learned[:, None, :], axis=2)
+    return text[:, 1:]
 
 
 def predicted_sums(

@@ -105,6 +105,29 @@ def earlier_mask(
     )
 
 
+def packed_mask(
+    segments: Int[Array, "b t"],
+    after: Int[Array, "b t"],
+    *,
+    of_keys: Int[Array, "b s"],
+    places: Int[Array, "b s"],
+    filled: Bool[Array, "b s"],
+    window: int = 0,
+) -> AttentionMask:
+    """As `earlier_mask`, where both passes have several samples in a row.
+
+    Args:
+        segments: of the queries, numbers from 0, at most 1000. after: how many tokens of its own
+            sample stand before each query, those of the earlier pass included.
+        of_keys, places: the sample of each slot of the earlier pass, and its place therein.
+        filled, window: as in `earlier_mask`.
+    """
+    start = segments * _SEGMENT
+    low = start + jnp.maximum(after - window + 1, 0) if window else start
+    place = jnp.where(filled, of_keys * _SEGMENT + places, NOWHERE)
+    return AttentionMask(low=low, high=start + after, place=place)
+
+
 def full_width(mask: AttentionMask, queries: int) -> AttentionMask:
     """The same mask with its numbers spelled out for every query."""
     rows = len(mask.place)

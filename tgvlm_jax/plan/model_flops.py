@@ -20,7 +20,7 @@ def of_step(experiment: Experiment, batch: Any) -> float:
     config = experiment.model
     trained = set(optim.trainable(experiment.optim, dict.fromkeys(blueprint(config).shapes)))
     if isinstance(batch, Batch | PreferenceBatch):
-        return flops.per_step(config, batch, trained=trained)
+        return flops.per_step(config, batch, trained=trained, pack=experiment.data.pack)
     if isinstance(batch, PolicyBatch):
         _, group, length = batch.response.tokens.shape
         lengths = [length] * group

@@ -145,7 +145,9 @@ class _Run:
         data, parts = experiment.data, experiment.train.accumulate
         config = experiment.objective
         updates = config.updates if isinstance(config, GrpoConfig | PpoConfig) else 1
-        what = f"{data.batch_size} samples"
+        what = f"{data.samples} samples"
+        if data.pack > 1:
+            what = f"{data.batch_size} rows of {data.pack} samples"
         if isinstance(config, GrpoConfig | PpoConfig):
             what = f"{data.batch_size} prompts with {config.num_generations} answers each"
         times = "" if updates == 1 else f", {updates} updates"

@@ -123,6 +123,8 @@ def _changes(experiment: Experiment, found: Plan, step: Step) -> list[str]:
         if micro > ways:
             most = experiment.data.batch_size // (updates * ways)
             changes.append(f"train.accumulate up to {most} (now {experiment.train.accumulate})")
+        if experiment.data.pack > 1:
+            changes.append(f"data.pack below {experiment.data.pack}")
         if experiment.model.remat != "full":
             changes.append("model.remat='full'")
     elif isinstance(config, GrpoConfig):

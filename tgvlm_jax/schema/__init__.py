@@ -7,6 +7,7 @@ result back into an `Experiment`, and everything below the command line sees onl
 
 from tgvlm_jax.schema.experiment import (
     ANOMALY_KINDS,
+    MOST_PACKED,
     PRETEXT_KINDS,
     PRETEXT_TASKS,
     DataConfig,
@@ -54,6 +55,7 @@ __all__ = [
     "ANOMALY_KINDS",
     "CLIP_MEAN",
     "CLIP_STD",
+    "MOST_PACKED",
     "PERTURBATIONS",
     "PRETEXT_KINDS",
     "PRETEXT_TASKS",

@@ -7,8 +7,12 @@ from tgvlm_jax.schema.checks import divides, not_negative, positive
 from tgvlm_jax.schema.model import ModelConfig
 from tgvlm_jax.schema.objective import FpoConfig, GrpoConfig, SftConfig
 from tgvlm_jax.schema.takes import TakesConfig
+from tgvlm_jax.schema.towers import FrameEncoderConfig, TimesformerConfig
 from tgvlm_jax.schema.turns import ImitateConfig, PpoConfig, TurnsConfig
 from tgvlm_jax.types import InputError
+
+MOST_PACKED = 1000
+"""Samples that a row may have at most (`tgvlm_jax.ops.masks`)."""
 
 ANOMALY_KINDS = (
     "grayscale",
@@ -60,7 +64,10 @@ class DataConfig:
         question_vocab: BERT's vocab.txt for a tower that reads the question, or "tiny" for the one
             shipped; "" where the tower does not. question_tokens: longest question in its pieces;
             question_bucket: padded up to multiples of this.
-        batch_size: samples a step over all hosts.
+        batch_size: samples a step over all hosts; rows of them with `pack`.
+        pack: samples a row on average, so that a step takes `batch_size` times as many; 1 gives
+            each a row of its own. For supervised training of a model without evidence heads;
+            `prompt_tokens` and `patch_rows` are then the most that one sample may have.
         frames: the frame buckets: how many frames a batch may have. An annotated video longer than
             the largest one gets that many, evenly spread.
         strides: clips take every stride-th stored frame, drawn from these.
@@ -76,6 +83,8 @@ class DataConfig:
         crop: smallest side of a random crop of a training clip, as a fraction.
         jitter: strength of the random colour change of a training clip; 0 is none.
         prompt_bucket, response_bucket: text lengths are padded up to multiples of these.
+        visual_bucket: with `pack`, so are the rows of patches, or the frames, of a row's samples;
+            and all three by an eighth of their own order at least (`tgvlm_jax.data.packing`).
         max_events: spans an answer may have; evidence slots are padded to it.
         max_sources: spans a question may point at by `<evi>`; 0 for none.
         threads: reader threads; prefetch: batches made ahead.
@@ -107,6 +116,7 @@ class DataConfig:
     question_tokens: int = 256
     question_bucket: int = 32
     batch_size: int = 8
+    pack: int = 1
     frames: tuple[int, ...] = (32,)
     strides: tuple[int, ...] = (1, 2)
     kinds: tuple[str, ...] = ANOMALY_KINDS
@@ -120,11 +130,17 @@ class DataConfig:
     jitter: float = 1.0
     prompt_bucket: int = 16
     response_bucket: int = 16
+    visual_bucket: int = 8
     max_events: int = 1
     max_sources: int = 0
     threads: int = 2
     prefetch: int = 4
     turns: TurnsConfig | None = None
+
+    @property
+    def samples(self) -> int:
+        """Samples a step over all hosts."""
+        return self.batch_size * self.pack
 
     def __post_init__(self):
         kinds = PRETEXT_KINDS if self.tasks else ANOMALY_KINDS
@@ -134,6 +150,8 @@ class DataConfig:
         for task in self.tasks:
             if task not in PRETEXT_TASKS:
                 raise InputError(f"tasks: {task!r} is not one of {', '.join(PRETEXT_TASKS)}")
+        if self.pack > MOST_PACKED:
+            raise InputError(f"pack={self.pack}: give {MOST_PACKED} at most")
         if not self.kinds or not self.frames or not self.strides or not self.jigsaw_clips:
             raise InputError("kinds, frames, strides and jigsaw_clips must each name at least one")
         if not all(2 <= clips <= 9 for clips in self.jigsaw_clips):
@@ -141,7 +159,7 @@ class DataConfig:
                 f"jigsaw_clips={self.jigsaw_clips}: give 2 to 9, a digit for each clip"
             )
         whole = ("batch_size", "frames", "strides", "max_events")
-        positive(self, *whole, "prompt_bucket", "response_bucket")
+        positive(self, *whole, "prompt_bucket", "response_bucket", "visual_bucket", "pack")
         positive(self, "question_tokens", "question_bucket", "max_words")
         positive(self, "min_pixels", "prompt_tokens")
         for name in ("max_sources", "patch_rows", "patch_slots"):
@@ -299,3 +317,24 @@ class Experiment:
 
     def __post_init__(self):
         divides("train.accumulate", self.train.accumulate, "data.batch_size", self.data.batch_size)
+        _check_packing(self)
+
+
+def _check_packing(experiment: Experiment) -> None:
+    """Raises InputError where samples cannot share a row."""
+    model, data, tower = experiment.model, experiment.data, experiment.model.tower
+    if data.pack == 1:
+        return
+    reads = isinstance(tower, FrameEncoderConfig) and tower.compressor.qformer.vocab_size > 0
+    wrong = {
+        "the objective is not supervised training: set objective.kind='sft'": not isinstance(
+            experiment.objective, SftConfig
+        ),
+        "the model has evidence heads: set model.evidence=None": model.evidence is not None,
+        "the tower reads the question": reads,
+        "the tower sees several views at a time": isinstance(tower, TimesformerConfig),
+        "questions point at spans: set data.max_sources=0": data.max_sources > 0,
+        "rows are spread over devices: set mesh.cp=1": experiment.mesh.cp != 1,
+    }
+    for reason in (reason for reason, found in wrong.items() if found):
+        raise InputError(f"data.pack={data.pack}, but {reason}, or data.pack=1")

@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tgvlm_jax import mesh as mesh_lib
 from tgvlm_jax.data.collate import round_up
+from tgvlm_jax.data.packing import row_length
 from tgvlm_jax.data.patch_videos import bucket_of
 from tgvlm_jax.models import parameters
 from tgvlm_jax.objectives.grpo import Drawn, PolicyBatch
@@ -29,6 +30,7 @@ from tgvlm_jax.types import (
     Batch,
     Frames,
     InputError,
+    Packed,
     PatchRows,
     PreferenceBatch,
     Prompt,
@@ -55,12 +57,17 @@ _Array = Callable[..., Any]
 def abstract_batch(
     experiment: Experiment, sizes: Sizes, *, mesh: Mesh
 ) -> Batch | PreferenceBatch | PolicyBatch | TurnBatch:
-    """What the step of an experiment takes, laid out as `mesh.put_batch` lays it out."""
+    """What the step of an experiment takes, laid out as `mesh.put_batch` lays it out.
+
+    Packed rows (`data.pack`) have as many samples each, all of them the longest.
+    """
     data = experiment.data
     if data.turns is not None:
         return turn_batch(experiment, mesh=mesh)
     array = _rows(mesh, data.batch_size)
     shown = _prompt(experiment, sizes, array)
+    if data.pack > 1:
+        return _packed(data, shown, sizes, array)
     if isinstance(experiment.objective, GrpoConfig):
         with mesh_lib.use(mesh):
             return _policy_batch(experiment, experiment.objective, _seen(experiment, shown), array)
@@ -148,6 +155,36 @@ def _patches(tower: QwenVisionConfig, data: DataConfig, sizes: Sizes, array: _Ar
         positions=array(jnp.int32, 3, bucket.length),
         offset=array(jnp.int32),
     )
+
+
+def _packed(data: DataConfig, one: Prompt, sizes: Sizes, array: _Array) -> Batch:
+    """Rows of `data.pack` samples each, of which `one` has the shapes."""
+    answer = row_length(data.pack * sizes.answer, data.response_bucket)
+    patches = isinstance(one.visual, PatchRows)
+    each = one.tokens.shape[1] if patches else sizes.frames + sizes.question
+    length = row_length(data.pack * each, data.prompt_bucket)
+
+    def several(x: Any) -> Any:
+        count = row_length(data.pack * x.shape[1], data.visual_bucket)
+        return array(x.dtype, count, *x.shape[2:])
+
+    def packed(length: int, **ends: Any) -> Packed:
+        numbers = array(jnp.int32, length)
+        return Packed(segments=numbers, places=numbers, **ends)
+
+    prompt = Prompt(
+        visual=jax.tree.map(several, one.visual),
+        tokens=array(jnp.int32, length),
+        visual_index=array(jnp.int32, length),
+        length=array(jnp.int32),
+        positions=array(jnp.int32, 3, length) if patches else None,
+        packed=packed(length),
+    )
+    response = dataclasses.replace(
+        _response(answer, 2 * data.max_events, array),
+        packed=packed(answer, ends=array(jnp.int32, answer)),
+    )
+    return Batch(prompt=prompt, response=response)
 
 
 def _views(tower: TimesformerConfig, data: DataConfig, sizes: Sizes, array: _Array) -> Prompt:

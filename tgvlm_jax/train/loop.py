@@ -477,7 +477,8 @@ class _Loop:
             rows, frames = len(batch.prompt.tokens), _frames(batch.prompt, model)
         work, hosts = None, self.experiment.data.batch_size / rows  # all of them for this one
         if isinstance(batch, Batch | PreferenceBatch):
-            work = hosts * flops.per_step(model, batch, trained=self.trained)
+            pack = self.experiment.data.pack
+            work = hosts * flops.per_step(model, batch, trained=self.trained, pack=pack)
         elif isinstance(batch, Questions) and isinstance(config, GrpoConfig):
             lengths = [config.max_tokens] * config.num_generations
             work = flops.of_prompts(model, batch.prompt, lengths=lengths, trained=self.trained)
