@@ -9,6 +9,7 @@ import pytest
 from tests.models import towers
 from tgvlm_jax import mesh
 from tgvlm_jax.models.compressor import FrameCompressor
+from tgvlm_jax.plan import cost, hlo
 from tgvlm_jax.schema import MeshConfig
 from tgvlm_jax.schema.presets import D2VLM_COMPRESSOR, D2VLM_FRAME_ENCODER
 
@@ -124,3 +125,34 @@ def test_sharded_gradients_equal_those_of_one_device():
         silent = name.endswith(("k.bias", "k_norm.bias")) or "text_" in name
         assert np.abs(value).max() > 1e-6 or silent, name
         np.testing.assert_allclose(got[name], value, atol=1e-5, err_msg=name)
+
+
+def test_a_frozen_tower_is_not_computed_again_for_gradients():
+    """Chunks are; what they cost more than all frames at once is less than the tower itself."""
+    one = dataclasses.replace(towers.QFORMER, layers=1)
+    part = dataclasses.replace(towers.ENCODER.compressor, qformer=one)
+    frames, text = jnp.asarray(towers.frames(1, 4)), towers.text(1)
+
+    def flops(function, *given):
+        compiled = jax.jit(function).lower(*given).compile()
+        return cost.count(hlo.parse(compiled.as_text()), mesh={"fsdp": 1}).flops
+
+    def costs(chunk):
+        config = dataclasses.replace(towers.ENCODER, chunk=chunk, compressor=part)
+        graph, shapes = towers.graph_of(towers.encoder(config))
+        params = towers.random_params(shapes)
+        frozen = {name: params.pop(name) for name in shapes if name.startswith("eva.")}
+
+        def loss(learned, frozen, frames, text):
+            return jnp.mean(towers.build(graph, {**frozen, **learned})(frames, text) ** 2)
+
+        def tower(learned, frozen, frames):
+            return towers.build(graph, {**frozen, **learned}).eva(frames)
+
+        step = flops(jax.grad(loss), params, frozen, frames, text)
+        return step, flops(tower, params, frozen, frames)
+
+    at_once, tower = costs(0)
+    in_parts, _ = costs(1)
+    assert tower > 0
+    assert in_parts < at_once + tower, (at_once, in_parts, tower)

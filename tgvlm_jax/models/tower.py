@@ -16,6 +16,8 @@ from tgvlm_jax import mesh
 from tgvlm_jax.models.layers import Axes, Linear
 
 _FAR_BELOW = -1e30  # finite, so that a row without any key stays free of NaN
+KEPT = "kept of a chunk"
+"""What has this name (`checkpoint_name`) is kept for the backward pass of `in_chunks`."""
 
 
 def in_chunks(
@@ -26,9 +28,9 @@ def in_chunks(
 ) -> Num[Array, "b f ..."]:
     """Applies `function` to at most about `chunk` frames of each sample at a time, in order.
 
-    Memory then does not grow with the length of a video: in the backward pass each chunk is
-    computed again. Chunks are rounded up to what the mesh divides, the last one is filled up with
-    zeros. The result is laid out by batch only.
+    Memory then hardly grows with the length of a video: in the backward pass each chunk is computed
+    again, but for what is named `KEPT`. Chunks are rounded up to what the mesh divides, the last
+    one is filled up with zeros. The result is laid out by batch only.
 
     Args:
         function: of frames laid out over ("batch", "frames"), each independent of the others.
@@ -48,7 +50,8 @@ def in_chunks(
         return _batch_only(spread(frames))[:, :count]
     shape = (frames.shape[0], chunks, size, *frames.shape[2:])
     parts = mesh.reshape(frames, shape, out=("batch", *(None,) * (len(shape) - 1)))
-    done = jax.lax.map(jax.checkpoint(spread), jnp.moveaxis(parts, 1, 0))
+    policy = jax.checkpoint_policies.save_only_these_names(KEPT)
+    done = jax.lax.map(jax.checkpoint(spread, policy=policy), jnp.moveaxis(parts, 1, 0))
     done = _batch_only(jnp.moveaxis(done, 0, 1))
     shape = (done.shape[0], chunks * size, *done.shape[3:])
     return mesh.reshape(done, shape, out=("batch", *(None,) * (len(shape) - 1)))[:, :count]
