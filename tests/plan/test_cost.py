@@ -220,3 +220,45 @@ def test_traffic_of_a_slice_is_the_slice():
     moved = count(rows, (1000, 64)).bytes
     whole = 1000 * 64 * 4
     assert whole <= moved < 8 * whole
+
+
+NESTED = """HloModule nested, is_scheduled=true
+
+%cut (whole: f32[9,8,128], at: s32[]) -> f32[8,128] {
+  %whole = f32[9,8,128]{2,1,0} parameter(0)
+  %at = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %one = f32[1,8,128]{2,1,0} dynamic-slice(%whole, %at, %zero, %zero), dynamic_slice_sizes={1,8,128}
+  ROOT %flat = f32[8,128]{1,0} bitcast(%one)
+}
+
+%put (kept: f32[9,8,128], row: f32[8,128], at.1: s32[]) -> f32[9,8,128] {
+  %kept = f32[9,8,128]{2,1,0} parameter(0)
+  %row = f32[8,128]{1,0} parameter(1)
+  %at.1 = s32[] parameter(2)
+  %zero.1 = s32[] constant(0)
+  %tall = f32[1,8,128]{2,1,0} bitcast(%row)
+  ROOT %done = f32[9,8,128]{2,1,0} dynamic-update-slice(%kept, %tall, %at.1, %zero.1, %zero.1)
+}
+
+%both (a: f32[9,8,128], b: f32[9,8,128], n: s32[]) -> f32[9,8,128] {
+  %a = f32[9,8,128]{2,1,0} parameter(0)
+  %b = f32[9,8,128]{2,1,0} parameter(1)
+  %n = s32[] parameter(2)
+  %inner = f32[8,128]{1,0} fusion(%a, %n), kind=kLoop, calls=%cut
+  ROOT %outer = f32[9,8,128]{2,1,0} fusion(%b, %inner, %n), kind=kLoop, calls=%put
+}
+
+ENTRY %main (x: f32[9,8,128], y: f32[9,8,128], i: s32[]) -> f32[9,8,128] {
+  %x = f32[9,8,128]{2,1,0} parameter(0)
+  %y = f32[9,8,128]{2,1,0} parameter(1)
+  %i = s32[] parameter(2)
+  ROOT %moved = f32[9,8,128]{2,1,0} fusion(%x, %y, %i), kind=kLoop, calls=%both
+}
+"""
+
+
+def test_a_fusion_within_a_fusion_reads_and_writes_its_slice():
+    moved = cost.count(hlo.parse(NESTED), mesh=dict.fromkeys(SIZES, 1)).bytes
+    layer, index = 8 * 128 * 4, 4
+    assert 2 * layer <= moved <= 2 * layer + 2 * index

@@ -98,6 +98,15 @@ class Computation:
         """By their numbers."""
         return {int(one.inside): one for one in self.instructions if one.op == "parameter"}
 
+    @functools.cached_property
+    def users(self) -> dict[str, list[Instruction]]:
+        """By a name, what takes it as an operand."""
+        found: dict[str, list[Instruction]] = {}
+        for one in self.instructions:
+            for name in dict.fromkeys(one.operands):
+                found.setdefault(name, []).append(one)
+        return found
+
     def operand(self, one: Instruction, number: int) -> Instruction | None:
         """What an instruction takes there."""
         return self.by_name.get(one.operands[number]) if number < len(one.operands) else None

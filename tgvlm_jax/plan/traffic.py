@@ -51,35 +51,39 @@ def _size(one: Instruction) -> float:
 
 
 def _fusion(module: Module, at: Computation, one: Instruction) -> float:
-    inner = module.computations[one.called("calls")[0]]
-    users: dict[str, list[Instruction]] = {}
-    for other in inner.instructions:
-        for name in other.operands:
-            users.setdefault(name, []).append(other)
-    moved = 0.0
+    inner = _inside(module, one)
+    moved = _written(module, inner, one)
     for number, parameter in inner.parameters.items():
         given = at.operand(one, number)
         if given is not None and _size(given):
-            moved += min(_read(inner, parameter, users), _size(given))
-    return moved + _written(inner, one)
+            moved += min(_read(module, inner, parameter), _size(given))
+    return moved
 
 
-def _read(inner: Computation, one: Instruction, users: dict[str, list[Instruction]]) -> float:
-    """Of a parameter: all of it, or what is cut out of it."""
-    found = 0.0
-    for user in users.get(one.name, []):
+def _inside(module: Module, fusion: Instruction) -> Computation:
+    return module.computations[fusion.called("calls")[0]]
+
+
+def _read(module: Module, inner: Computation, one: Instruction) -> float:
+    """Of a parameter: all of it, or what is cut out of it, in fusions within the fusion, too."""
+    found, whole = 0.0, sum(shape.bytes for shape in one.shapes)
+    for user in inner.users.get(one.name, []):
         if user.op in _SLICES and user.operands[0] == one.name:
             found += sum(shape.bytes for shape in user.shapes)
         elif user.op == "dynamic-update-slice" and user.operands[0] == one.name:
             continue
         elif user.op in _SAME and not user.root:
-            found += _read(inner, user, users)
+            found += _read(module, inner, user)
+        elif user.op == "fusion":
+            nested = _inside(module, user)
+            places = [n for n, name in enumerate(user.operands) if name == one.name]
+            found += sum(_read(module, nested, nested.parameters[n]) for n in places)
         else:
-            return sum(shape.bytes for shape in one.shapes)
-    return found
+            return whole
+    return min(found, whole)
 
 
-def _written(inner: Computation, one: Instruction) -> float:
+def _written(module: Module, inner: Computation, one: Instruction) -> float:
     """Of the result: all of it, or what is put into it."""
     root = inner.root
     parts = [inner.by_name[name] for name in root.operands] if root.op == "tuple" else [root]
@@ -87,10 +91,16 @@ def _written(inner: Computation, one: Instruction) -> float:
     for part, shape in zip(parts, one.shapes, strict=False):
         if shape.on_chip:
             continue
-        source = part
-        while source.op in _SAME and (before := inner.operand(source, 0)) is not None:
-            source = before
-        update = inner.operand(source, 1) if source.op == "dynamic-update-slice" else None
+        at, source = inner, part
+        while source.op in _SAME or (source.op == "fusion" and len(source.shapes) == 1):
+            if source.op == "fusion":
+                at = _inside(module, source)
+                source = at.root
+            elif (before := at.operand(source, 0)) is not None:
+                source = before
+            else:
+                break
+        update = at.operand(source, 1) if source.op == "dynamic-update-slice" else None
         shapes = (shape,) if update is None else update.shapes
         found += sum(each.bytes for each in shapes)
     return found
