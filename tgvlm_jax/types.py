@@ -148,7 +148,8 @@ class PatchRows:
             already. Empty slots are zero.
         coordinates: row and column of a patch in its frame.
         frames, windows: which frame and which window of it a patch belongs to, numbered within
-            the sample, -1 for empty slots; without windows both are the same.
+            the sample (all samples of a packed row), -1 for empty slots; without windows both are
+            the same.
         table: where in the table of learned positions a patch lies, in rows and columns of the
             table; zero without one.
     """

@@ -91,7 +91,7 @@ def textbook(q, k, v, seen):
         (two_way, 4, 96),
         pytest.param(response, 4, 64, marks=pytest.mark.slow),
         pytest.param(windowed, 2, 8, marks=pytest.mark.slow),
-        (packed, 2, 8),
+        pytest.param(packed, 2, 8, marks=pytest.mark.slow),
         (packed_response, 2, 8),
     ],
 )

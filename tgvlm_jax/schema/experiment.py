@@ -83,8 +83,9 @@ class DataConfig:
         crop: smallest side of a random crop of a training clip, as a fraction.
         jitter: strength of the random colour change of a training clip; 0 is none.
         prompt_bucket, response_bucket: text lengths are padded up to multiples of these.
-        visual_bucket: with `pack`, so are the rows of patches, or the frames, of a row's samples;
-            and all three by an eighth of their own order at least (`tgvlm_jax.data.packing`).
+        visual_bucket: with `pack`, so are the rows of patches, or the frames, of a row's samples.
+            Long rows are padded in wider steps, some four to an octave, so that few shapes are
+            compiled (`tgvlm_jax.data.packing.row_length`).
         max_events: spans an answer may have; evidence slots are padded to it.
         max_sources: spans a question may point at by `<evi>`; 0 for none.
         threads: reader threads; prefetch: batches made ahead.
