@@ -167,6 +167,7 @@ def test_remat_and_unrolling_change_no_gradient(params, x, mask):
     for change in (
         {"remat": "dots"},
         {"remat": "sums"},
+        {"remat": "offload"},
         {"remat": "full", "unroll": 3},
     ):
         other = gradient(dataclasses.replace(CONFIG, **change))

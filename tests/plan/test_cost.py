@@ -262,3 +262,22 @@ def test_a_fusion_within_a_fusion_reads_and_writes_its_slice():
     moved = cost.count(hlo.parse(NESTED), mesh=dict.fromkeys(SIZES, 1)).bytes
     layer, index = 8 * 128 * 4, 4
     assert 2 * layer <= moved <= 2 * layer + 2 * index
+
+
+OFFLOADED = """HloModule offloaded, is_scheduled=true
+
+ENTRY %main (row: f32[1,8,128], kept: f32[9,8,128], i: s32[]) -> f32[1,8,128] {
+  %row = f32[1,8,128]{2,1,0} parameter(0)
+  %kept = f32[9,8,128]{2,1,0:S(5)} parameter(1)
+  %i = s32[] parameter(2)
+  %put = (f32[9,8,128]{2,1,0:S(5)}, f32[1,8,128]{2,1,0}, u32[]{:S(2)}) dynamic-update-slice-start(%kept, %row, %i)
+  %all = f32[9,8,128]{2,1,0:S(5)} dynamic-update-slice-done(%put)
+  %cut = ((f32[9,8,128]{2,1,0:S(5)}, s32[]), f32[1,8,128]{2,1,0}, u32[]{:S(2)}) dynamic-slice-start(%all, %i)
+  ROOT %back = f32[1,8,128]{2,1,0} dynamic-slice-done(%cut)
+}
+"""  # noqa: E501
+
+
+def test_of_what_goes_to_the_host_and_back_main_memory_sees_the_slice():
+    moved = cost.count(hlo.parse(OFFLOADED), mesh=dict.fromkeys(SIZES, 1)).bytes
+    assert moved == 2 * 8 * 128 * 4

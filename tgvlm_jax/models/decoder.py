@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from tgvlm_jax import mesh
@@ -22,11 +23,18 @@ from tgvlm_jax.ops.rope import Rotation, rotate, rotation
 from tgvlm_jax.schema import DecoderConfig, ModelConfig
 from tgvlm_jax.types import pytree
 
+_INPUT = "input of a layer"
 _SAVED = {
     "none": None,
     "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT, SUMMED),
     "sums": jax.checkpoint_policies.save_only_these_names(SUMMED),
     "full": jax.checkpoint_policies.nothing_saveable,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[_INPUT],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
 }
 
 
@@ -239,6 +247,7 @@ class Decoder(nnx.Module):
         masks = ready((*before, mask), queries=x.shape[1])
 
         def layer(x, block, stretches):
+            x = checkpoint_name(x, _INPUT)
             return block(x, turn=turn, stretches=stretches, masks=masks)
 
         if self.config.remat != "none":

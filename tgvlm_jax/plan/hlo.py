@@ -21,16 +21,16 @@ _ITEM = {
 _SHAPE = re.compile(r"\b(pred|token|opaque|[a-z]+\d+\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)$")
-_ON_CHIP = re.compile(r"S\((?!0\)|5\))\d+\)")  # 0 is HBM, 5 the host's memory
+_OUTSIDE = re.compile(r"S\((?!0\))\d+\)")  # 0 is HBM
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """An array. `on_chip`: in a memory on the chip, of which HBM sees nothing (TPU: VMEM, SMEM)."""
+    """An array. `outside`: in another memory than HBM, on the chip (VMEM, SMEM) or the host's."""
 
     kind: str
     sizes: tuple[int, ...]
-    on_chip: bool = False
+    outside: bool = False
 
     @property
     def bytes(self) -> float:
@@ -183,7 +183,7 @@ def _shapes(text: str) -> tuple[Shape, ...]:
         Shape(
             kind=one[1],
             sizes=tuple(int(size.lstrip("<=")) for size in one[2].split(",") if size),
-            on_chip=bool(_ON_CHIP.search(one[3] or "")),
+            outside=bool(_OUTSIDE.search(one[3] or "")),
         )
         for one in _SHAPE.finditer(text)
     )

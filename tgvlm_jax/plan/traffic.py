@@ -40,14 +40,25 @@ def traffic(module: Module, at: Computation, one: Instruction) -> float:
     if one.op in ("dynamic-update-slice", "scatter"):
         update = at.operand(one, 1 if one.op == "dynamic-update-slice" else len(one.operands) - 1)
         return 0.0 if update is None else 2 * _size(update)
+    if one.op in ("dynamic-slice-start", "dynamic-update-slice-start"):
+        return _host_slice(at, one)
     if one.op.endswith("-start"):
         return _size(one)  # its type has what it reads, and what it writes
     operands = [at.by_name[name] for name in one.operands if name in at.by_name]
     return _size(one) + sum(_size(operand) for operand in operands)
 
 
+def _host_slice(at: Computation, one: Instruction) -> float:
+    """A slice on its way to the host's memory or back: what of it HBM sees."""
+    whole = at.operand(one, 0)
+    part = at.operand(one, 1) if one.op == "dynamic-update-slice-start" else None
+    shape = max(one.shapes[1:], key=lambda each: each.bytes) if part is None else part.shapes[0]
+    sides = [shape, *(whole.shapes[:1] if whole is not None else ())]
+    return shape.bytes * sum(not each.outside for each in sides)
+
+
 def _size(one: Instruction) -> float:
-    return sum(shape.bytes for shape in one.shapes if not shape.on_chip)
+    return sum(shape.bytes for shape in one.shapes if not shape.outside)
 
 
 def _fusion(module: Module, at: Computation, one: Instruction) -> float:
@@ -89,7 +100,7 @@ def _written(module: Module, inner: Computation, one: Instruction) -> float:
     parts = [inner.by_name[name] for name in root.operands] if root.op == "tuple" else [root]
     found = 0.0
     for part, shape in zip(parts, one.shapes, strict=False):
-        if shape.on_chip:
+        if shape.outside:
             continue
         at, source = inner, part
         while source.op in _SAME or (source.op == "fusion" and len(source.shapes) == 1):

@@ -141,7 +141,7 @@ class ModelConfig:
         remat: what a decoder layer keeps for its backward pass: "none" recomputes nothing,
             "full" all but its input, "dots" keeps the results of linear maps and of attention,
             "sums" of those maps alone whose results chips of `mesh.tp` sum, so that none is summed
-            again.
+            again, "offload" its input in the host's memory.
         unroll: layers unrolled per step of the layer scan; all of them is fastest for a small
             model on a CPU, 1 compiles fastest for a deep one.
     """
@@ -157,7 +157,7 @@ class ModelConfig:
     critic: CriticConfig | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     param_dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: Literal["none", "dots", "sums", "full"] = "none"
+    remat: Literal["none", "dots", "sums", "full", "offload"] = "none"
     unroll: int = 1
 
     @property
