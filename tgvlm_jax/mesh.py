@@ -10,7 +10,7 @@ import functools
 import math
 import re
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -360,6 +360,41 @@ def own_rows(
     places = NamedSharding(mesh, PartitionSpec(RULES["batch"])).devices_indices_map((count,))
     own = (part for device, (part,) in places.items() if device.process_index == host)
     return tuple(sorted({row for part in own for row in range(count)[part]}))
+
+
+def leads(mesh: jax.sharding.Mesh | None, count: int) -> bool:
+    """Whether this process is the first of those that have its rows of a global batch."""
+    own, before = own_rows(mesh, count), range(jax.process_index())
+    return mesh is None or all(own_rows(mesh, count, host=host) != own for host in before)
+
+
+def put_led(batch, mesh: jax.sharding.Mesh | None):
+    """As `put_batch`, of numbers; of processes that have the same rows the one that `leads` counts.
+
+    So what only one of them knows, or what each would find out otherwise, is the same on all.
+    """
+    put = put_batch(batch, mesh)
+    pick = None if mesh is None else _of_leaders(mesh)
+    return put if pick is None else pick(put)
+
+
+@functools.cache
+def _of_leaders(mesh: jax.sharding.Mesh) -> Callable | None:
+    """What takes the rows of the first process that has them; None where no other has."""
+    hosts = np.vectorize(lambda device: device.process_index)(mesh.devices)
+    alike = hosts.reshape(*hosts.shape[:2], -1)  # devices with the same rows
+    if (alike == alike[..., :1]).all():
+        return None
+    first = np.arange(alike.shape[-1]) == alike.argmin(axis=-1)[..., None]
+    chosen = first.reshape(hosts.shape)
+
+    def pick(batch):
+        mine = jnp.asarray(chosen)[tuple(jax.lax.axis_index(axis) for axis in AXES)]
+        rest = tuple(axis for axis in AXES if axis not in axes("batch"))
+        return jax.tree.map(lambda x: jax.lax.psum(jnp.where(mine, x, 0), rest), batch)
+
+    rows = PartitionSpec(RULES["batch"])
+    return jax.jit(jax.shard_map(pick, mesh=mesh, in_specs=rows, out_specs=rows))
 
 
 def local(x: jax.Array) -> np.ndarray:

@@ -12,6 +12,17 @@ from tgvlm_jax.train.metrics import read_metrics
 
 pytestmark = pytest.mark.timeout(1200)  # of a busy machine; it takes half a minute
 
+REWARDS_ON_ONE = """
+import sys
+from tgvlm_jax.cli.__main__ import main
+from tgvlm_jax.rewards import functions
+def never(*_):
+    raise AssertionError("host 1 is not to reward")
+if "--process_id=1" in sys.argv:
+    functions.FUNCTIONS["grounding"] = never
+sys.exit(main())
+"""
+
 TIMES = ("second", "step_time", "input_wait", "mfu", "compile", "flops", "wait")
 
 
@@ -81,10 +92,11 @@ def start(shards, tmp_path):
 
 @pytest.mark.slow
 def test_hosts_that_share_prompts(launch, shards, start, tmp_path):
-    """Each group is rewarded once, here by host 0."""
+    """Host 0 rewards the answers, once, and host 1 learns from what it found."""
     mesh = {"fsdp": 1, "tp": 2, "cp": 2}
     words = [f"--config.train.init_from={start}", *flags(mesh)]
-    hosts = launch(tmp_path / "two", *words, arg="grpo", devices=4)
+    program = ("-c", REWARDS_ON_ONE)
+    hosts = launch(tmp_path / "two", *words, arg="grpo", devices=4, program=program)
     wanted = experiment(shards, arg="grpo", mesh=mesh, init_from=str(start))
     loop.train(wanted, tmp_path / "one")
     assert [host.ends()[0] for host in hosts] == [0, 0], hosts[0].log.read_text()

@@ -1,7 +1,8 @@
 """From questions to a policy batch: sample answers, reward them on threads, compare them.
 
 While the device samples one part of the prompts, threads on the host reward the answers of the
-part before, and the reference policy's pass runs beside the rewards.
+part before, and the reference policy's pass runs beside the rewards. Of hosts that have the same
+prompts the first rewards their answers.
 """
 
 import collections
@@ -66,7 +67,7 @@ class Rolled:
 
     Attributes:
         batch: for the update. metrics: of rewards and answers, to log.
-        told: this host's groups. failures: what rewards failed with, one line each.
+        told: the groups that this host rewarded. failures: what rewards failed with, one line each.
     """
 
     batch: PolicyBatch | TurnBatch
@@ -113,6 +114,7 @@ class Rollouts:
         trained = optim.trainable(experiment.optim, blueprint.shapes)
         self.sees_once = not parameters.reach_tower(trained)
         self.rows = mesh_lib.own_rows(mesh, experiment.data.batch_size)
+        self.leads = mesh_lib.leads(mesh, experiment.data.batch_size)
 
     def close(self) -> None:
         """Stops the threads and lets go of the judge."""
@@ -140,17 +142,18 @@ class Rollouts:
         reference = [
             self._reference(state.params, *pair) for pair in zip(prompts, found, strict=True)
         ]
-        jobs = [self._submit(one, questions.samples[p::count]) for p, one in enumerate(found)]
+        asked = questions.samples if self.leads else ()
+        jobs = [self._submit(one, asked[p::count]) for p, one in enumerate(found)]
         sampled = time.monotonic()
         with self.clock("reward"):
-            scored = self._collect(jobs)
+            scored = self._collect(jobs, rows=len(questions.samples))
         waited = time.monotonic() - sampled
         batch, stats = policy_batch.assemble(
             tuple(prompts),
             tuple(found),
             tuple(reference),
-            mesh_lib.put_batch((scored.rewards, scored.overlaps), self.mesh),
-            mesh_lib.put_batch(scored.segmented, self.mesh),
+            mesh_lib.put_led((scored.rewards, scored.overlaps), self.mesh),
+            mesh_lib.put_led(scored.segmented, self.mesh),
             config=self.config,
             end_id=self.chat.end_id,
             **self.replayed,
@@ -162,12 +165,12 @@ class Rollouts:
                 "longer numbers; start again from an earlier checkpoint with a lower optim.lr"
             )
         timing = {"rollout_seconds": sampled - began, "reward_wait": waited}
-        everyone = _of_all_hosts(self.rows, scored, questions.samples)
+        everyone = _of_all_hosts(self.rows, scored, asked)
         metrics |= _summary(everyone) | timing
         return Rolled(
             batch=batch,
             metrics=metrics,
-            told=_told(scored, questions.samples),
+            told=_told(scored, asked) if self.leads else (),
             failures=tuple(failure for one in everyone for failure in one["failures"]),
         )
 
@@ -258,10 +261,11 @@ class Rollouts:
             for problem in [made.failure if made else failure]
         ]
 
-    def _collect(self, jobs: Sequence[Sequence[concurrent.futures.Future]]) -> "_Scored":
-        """All rewards, in the order of the questions."""
+    def _collect(
+        self, jobs: Sequence[Sequence[concurrent.futures.Future]], *, rows: int
+    ) -> "_Scored":
+        """All rewards, in the order of the questions; of rows that have no jobs anything."""
         group, count = self.config.num_generations, len(jobs)
-        rows = sum(map(len, jobs))
         rewards, overlaps = np.zeros((2, rows, group), np.float32)
         texts = [[""] * group for _ in range(rows)]
         processed: list[list[Processed | None]] = [[None] * group for _ in range(rows)]
@@ -359,7 +363,7 @@ def _reward(function: functions.Reward, said: answers.Said, sample: Sample) -> _
 def _of_all_hosts(
     rows: Sequence[int], scored: _Scored, samples: Sequence[Sample]
 ) -> list[dict[str, Any]]:
-    """What hosts say about their own prompts, in the order of rows; those that share them, once."""
+    """What hosts say about prompts that they rewarded, in the order of rows."""
     said = {
         "rows": rows,
         "tasks": [functions.task(sample) for sample in samples],
@@ -369,8 +373,8 @@ def _of_all_hosts(
         ],
         "failures": scored.failures,
     }
-    by_rows = {tuple(one["rows"]): one for one in distributed.gather(said)}
-    return [by_rows[rows] for rows in sorted(by_rows)]
+    found = distributed.gather(said if samples else None)
+    return sorted(filter(None, found), key=lambda one: one["rows"])
 
 
 def _summary(everyone: Sequence[dict[str, Any]]) -> dict[str, float]:
