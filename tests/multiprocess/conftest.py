@@ -16,9 +16,6 @@ from tgvlm_jax.schema import Experiment
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PATIENCE = 1000  # seconds, for a machine that is busy with other things
-# XLA starts collectives that do not depend on each other in any order on a CPU, and waits for each
-# in a thread: with two threads hosts have waited for each other for ever.
-THREADS = "16"
 
 
 @pytest.fixture(scope="session")
@@ -76,8 +73,7 @@ def launch(shards, tmp_path):
                 process = subprocess.Popen(
                     [sys.executable, *program, *command],
                     cwd=ROOT,
-                    env=os.environ
-                    | {"XLA_FLAGS": flags, "NPROC": THREADS, "PYTHONUNBUFFERED": "1"},
+                    env=os.environ | {"XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"},
                     stdout=file,
                     stderr=subprocess.STDOUT,
                 )

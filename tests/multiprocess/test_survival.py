@@ -84,6 +84,10 @@ def test_a_host_that_hangs_is_named(launch, tmp_path):
 
 
 def test_what_one_host_was_given_wrong_ends_all(launch, tmp_path):
+    ring = [f"--config.mesh.{one}" for one in ("fsdp=4", "cp=2")]
+    for status, said in [host.ends() for host in launch(tmp_path / "ring", *ring)]:
+        assert status == 2
+        assert "mesh.cp=2: not over several processes on CPUs" in said
     hosts = launch(tmp_path / "run", each=([], ["--config.seed=5"]))
     for status, said in [host.ends() for host in hosts]:
         assert status == 2

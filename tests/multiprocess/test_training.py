@@ -93,7 +93,7 @@ def start(shards, tmp_path):
 @pytest.mark.slow
 def test_hosts_that_share_prompts(launch, shards, start, tmp_path):
     """Host 0 rewards the answers, once, and host 1 learns from what it found."""
-    mesh = {"fsdp": 1, "tp": 2, "cp": 2}
+    mesh = {"fsdp": 1, "tp": 4}
     words = [f"--config.train.init_from={start}", *flags(mesh)]
     program = ("-c", REWARDS_ON_ONE)
     hosts = launch(tmp_path / "two", *words, arg="grpo", devices=4, program=program)

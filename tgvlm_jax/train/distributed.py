@@ -231,7 +231,9 @@ def check_shared(folder: Path) -> None:
 
 
 def check_mesh(mesh: Mesh | None, *, batch_size: int) -> None:
-    """Raises InputError where a mesh leaves devices out, or hosts cannot read rows of their own."""
+    """Raises InputError where a mesh leaves devices out, hosts cannot read rows of their own, or
+    processes on CPUs would wait for each other.
+    """
     if not joined():
         return
     used = 1 if mesh is None else mesh.size
@@ -239,6 +241,13 @@ def check_mesh(mesh: Mesh | None, *, batch_size: int) -> None:
         raise InputError(
             f"the mesh takes {used} of the {jax.device_count()} devices of {jax.process_count()} "
             "hosts; every host must have part of it: set mesh.fsdp=-1 to take them all"
+        )
+    ring = mesh.shape["cp"]
+    if ring > 1 and mesh.devices.flat[0].platform == "cpu":
+        raise InputError(
+            f"mesh.cp={ring}: not over several processes on CPUs, where XLA starts the collectives "
+            "of the ring and those around it in any order, so that hosts may wait for each other "
+            "for ever; use mesh.fsdp and mesh.tp"
         )
     owned = [mesh_lib.own_rows(mesh, batch_size, host=n) for n in range(jax.process_count())]
     if not rows_fit(owned, batch_size):
