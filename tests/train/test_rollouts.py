@@ -256,6 +256,47 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(talks):
     assert any(np.any(new.params[name] != kept[name]) for name in kept)
 
 
+@pytest.mark.slow
+def test_a_rewound_run_goes_on_with_other_answers(learns, tmp_path, monkeypatch, capsys):
+    """Step 3 of two updates is no number; its checkpoint is that of step 2, so nothing is lost.
+
+    The answers of later steps, which were sampled before it was known, are sampled again.
+    """
+    monkeypatch.setitem(functions.FUNCTIONS, "grounding", odd)
+    real = Rollouts.__call__
+
+    def spoilt(self, state, questions):
+        rolled = real(self, state, questions)
+        if int(state.step) != 4:
+            return rolled
+        nothing = rolled.batch.advantages * jnp.float32("nan")
+        return change(rolled, batch=change(rolled.batch, advantages=nothing))
+
+    monkeypatch.setattr(Rollouts, "__call__", spoilt)
+    whole = change(
+        learns,
+        data=change(learns.data, frames=(6,)),
+        objective=change(learns.objective, updates=2),
+    )
+    found = {}
+    for policy in ("rewind", "skip"):
+        run = change(learns.train, steps=6, checkpoint_every=2, log_every=1, on_nan=policy)
+        found[policy] = loop.train(change(whole, train=run), tmp_path / policy).params
+    assert "step 3: back to the parameters of step 2, on with" in capsys.readouterr().out
+    for name, value in jax.device_get(found["skip"]).items():
+        np.testing.assert_array_equal(found["rewind"][name], value, err_msg=name)
+    rewound, skipped = (
+        [(one["step"], one["skipped_updates"], one["reward"]) for one in records]
+        for records in (read_metrics(tmp_path / policy / "metrics.jsonl") for policy in found)
+    )
+    assert rewound == skipped
+    assert [(step, count) for step, count, _ in rewound if count] == [(3, 2)]
+    assert [step for step, _, _ in rewound] == [1, 2, 3, 4, 5, 6]
+    one, other = ((tmp_path / policy / "rollouts.jsonl").read_text() for policy in found)
+    assert one == other
+    assert len(one.splitlines()) == 6
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
