@@ -99,7 +99,7 @@ def test_answers_are_sampled_compared_and_learned_from(run, shards, tmp_path):
     for record in (first, second):
         assert record["old_kl"] < 1e-6  # tokens have the probability with which they were drawn
         assert record["answer_tokens"] > 1
-        assert record["finite"] == 1
+        assert record["not_finite"] == 0
     assert first["kl"] < 1e-6  # from the copy that training began with
 
 
