@@ -2,14 +2,24 @@
 
 import json
 import pathlib
+import sys
 
 import jupytext
 import nbclient
+import pytest
+
+from tgvlm_jax.evaluation import captioning
 
 NOTEBOOK = pathlib.Path(__file__).resolve().parent.parent.parent / "notebooks" / "profvlm.py"
 
 
-def test_profvlm_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("java", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_profvlm_runs(tmp_path, monkeypatch, java):
+    """METEOR, which takes a Java runtime, reads its tables for five seconds in each evaluation."""
+    if java and (reason := captioning.missing()):
+        pytest.skip(reason)
+    if not java:
+        monkeypatch.setenv("PATH", str(pathlib.Path(sys.executable).parent))
     monkeypatch.setenv("TGVLM_STEPS", "2")
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     notebook = jupytext.read(NOTEBOOK)
@@ -28,4 +38,5 @@ def test_profvlm_runs(tmp_path, monkeypatch):
     assert "60 videos, 180 clips in" in said
     assert "step 2/2  loss " in said
     assert "with all views" in said
+    assert ("METEOR needs" in said) != java
     assert sum("image/png" in one.get("data", {}) for one in outputs) == 1
