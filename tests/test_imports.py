@@ -13,10 +13,11 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tgvlm_jax"
 FOLDERS = ("tgvlm_jax", "tests", "configs", "benchmarks", "notebooks", "docs", ".ci")
 
-BASE = {"types", "files", "config", "schema", "mesh"}
+BASE = {"errors", "types", "files", "config", "schema", "mesh"}
 SEES = {
-    "types": set(),
-    "files": {"types"},
+    "errors": set(),
+    "types": {"errors"},
+    "files": {"errors"},
     "config": {"types"},
     "schema": {"types", "config"},
     "mesh": {"types", "config", "schema"},
@@ -24,7 +25,7 @@ SEES = {
     "ops": BASE,
     "models": BASE | {"grounding", "ops"},
     "weights": BASE | {"grounding", "ops", "models"},
-    "data": {"types", "files", "config", "schema", "grounding"},
+    "data": {"errors", "types", "files", "config", "schema", "grounding"},
     "text": {"types"},
     "rewards": {"types", "grounding", "text"},
     "judges": {"types", "files", "schema", "text"},

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tgvlm_jax.types import InputError
+from tgvlm_jax.errors import InputError
 
 
 @contextlib.contextmanager

@@ -218,6 +218,14 @@ def wait_for(condition, seconds=60.0):
         time.sleep(0.01)
 
 
+def test_what_a_decoding_process_imports():
+    """One is started for every worker, and again for every film that ends it."""
+    seen = "print('jax' in sys.modules, 'av' in sys.modules)"
+    code = f"import sys; import tgvlm_jax.data.decode_pool; {seen}"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == "False True\n"
+
+
 @pytest.mark.slow
 def test_killed_run_goes_on_where_it_was(tmp_path):
     """kill -9 after the first shard file: it is kept, and the end is what one run would give."""

@@ -16,7 +16,7 @@ from tgvlm_jax.data.patch_videos import shown_size
 from tgvlm_jax.evaluation.runner import Answered, answer
 from tgvlm_jax.report.timeline import Answer, film_strip, write_timeline
 from tgvlm_jax.schema import Experiment
-from tgvlm_jax.types import InputError, Sample, VideoFrames
+from tgvlm_jax.types import InputError, Sample
 
 NOWHERE = np.zeros((0, 2))
 _STRIP_HEIGHT = 90  # pixels decoded at least; the model gets them scaled to its own size
@@ -124,7 +124,7 @@ def _fps(experiment: Experiment, length: float) -> float:
     return float(np.clip(max(data.frames) / length, slowest, fastest))
 
 
-def _at_most(found: VideoFrames, most: int) -> VideoFrames:
+def _at_most(found: video.VideoFrames, most: int) -> video.VideoFrames:
     """All frames or so many, evenly spread."""
     count = len(found.seconds)
     chosen = np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
@@ -133,7 +133,7 @@ def _at_most(found: VideoFrames, most: int) -> VideoFrames:
 
 
 def _windows(
-    found: VideoFrames,
+    found: video.VideoFrames,
     question: str,
     spans: Float64[np.ndarray, "s 2"],
     name: str,
@@ -183,7 +183,7 @@ def _sureness(answered: Answered) -> float:
 def _drawn(
     answered: list[Answered],
     best: int,
-    frames: VideoFrames,
+    frames: video.VideoFrames,
     *,
     note: str,
     start: float,

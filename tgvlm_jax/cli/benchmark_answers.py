@@ -24,7 +24,7 @@ from tgvlm_jax.evaluation.suite import Question, Suite, answer_line, read_answer
 from tgvlm_jax.grounding.timecode import format_span
 from tgvlm_jax.rollout.sampling import GREEDY
 from tgvlm_jax.schema import DataConfig, Experiment, ModelConfig, SamplingConfig
-from tgvlm_jax.types import InputError, Sample, VideoFrames
+from tgvlm_jax.types import InputError, Sample
 
 SKIPPED = "skipped.jsonl"
 _CHOICE = SamplingConfig(repetition_penalty=1.2)  # of multiple choice (D2VLM 4)
@@ -185,7 +185,7 @@ def _decoded(
     model: ModelConfig,
     bounds: tuple[float, float] | None,
     rate: float,
-) -> VideoFrames:
+) -> video.VideoFrames:
     """All frames at a rate (a second), their shorter side no smaller than the model's frames."""
     info = video.probe(path)
     size = shown_size(info.height, info.width, model=model, config=data)

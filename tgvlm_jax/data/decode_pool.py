@@ -19,7 +19,7 @@ import simplejpeg
 from tgvlm_jax.data import storage, video
 from tgvlm_jax.data.manifest import Settings, VideoEntry
 from tgvlm_jax.data.storage import Place
-from tgvlm_jax.types import InputError
+from tgvlm_jax.errors import InputError
 
 _START_SECONDS = 120.0  # for a child process to import what it needs
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from tgvlm_jax.data import storage
 from tgvlm_jax.data.storage import Place
-from tgvlm_jax.types import InputError
+from tgvlm_jax.errors import InputError
 
 VERSION = 1
 FINISHED = "manifest.json"

@@ -21,7 +21,7 @@ from etils import epath
 from etils.epath import backend
 
 from tgvlm_jax import files
-from tgvlm_jax.types import InputError
+from tgvlm_jax.errors import InputError
 
 Place: TypeAlias = Path | epath.Path
 _BLOCK = 8 * 2**20  # bytes copied at a time

@@ -21,9 +21,9 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 
-from tgvlm_jax.types import InputError, VideoFrames, VideoInfo
+from tgvlm_jax.errors import InputError
 
 # Containers that round time stamps to milliseconds show a frame up to half of one late.
 _ROUNDING = Fraction(1, 2000)
@@ -40,6 +40,33 @@ _AREA = (
 
 class VideoError(InputError):
     """A file that cannot be read as a video; one line with its path, the cause and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What a container says about its video stream, before any frame is decoded.
+
+    Attributes:
+        duration: seconds, from the start of the container to the end of its last frame.
+        fps: mean frames per second of the stream (real, not nominal, where the two differ).
+        width, height: pixels as displayed (rotation and pixel aspect applied).
+        codec: FFmpeg's name of the codec.
+    """
+
+    duration: float
+    fps: float
+    width: int
+    height: int
+    codec: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoFrames:
+    """Frames sampled from one video, each with the second at which it is really shown."""
+
+    pixels: UInt8[np.ndarray, "f y x 3"]
+    seconds: Float64[np.ndarray, "f"]
+    info: VideoInfo
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
