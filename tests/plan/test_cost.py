@@ -281,3 +281,28 @@ ENTRY %main (row: f32[1,8,128], kept: f32[9,8,128], i: s32[]) -> f32[1,8,128] {
 def test_of_what_goes_to_the_host_and_back_main_memory_sees_the_slice():
     moved = cost.count(hlo.parse(OFFLOADED), mesh=dict.fromkeys(SIZES, 1)).bytes
     assert moved == 2 * 8 * 128 * 4
+
+
+UNDER_WAY = """HloModule under_way, is_scheduled=true
+
+%both (mine: f32[8,128], all: f32[32,128], x: f32[8,128]) -> (f32[8,128], f32[8,128], f32[32,128]) {
+  %mine = f32[8,128]{1,0} parameter(0)
+  %all = f32[32,128]{1,0} parameter(1)
+  %x = f32[8,128]{1,0} parameter(2)
+  %y = f32[8,128]{1,0} negate(%x)
+  %gathered = f32[32,128]{1,0} all-gather(%mine), dimensions={0}, replica_groups={{0,1,2,3}}
+  ROOT %out = (f32[8,128]{1,0}, f32[8,128]{1,0}, f32[32,128]{1,0}) tuple(%y, %mine, %gathered)
+}
+
+ENTRY %main (a: f32[8,128], b: f32[32,128], c: f32[8,128]) -> (f32[8,128], f32[8,128], f32[32,128]) {
+  %a = f32[8,128]{1,0} parameter(0)
+  %b = f32[32,128]{1,0} parameter(1)
+  %c = f32[8,128]{1,0} parameter(2)
+  ROOT %m = (f32[8,128]{1,0}, f32[8,128]{1,0}, f32[32,128]{1,0}) fusion(%a, %b, %c), kind=kOutput, calls=%both
+}
+"""  # noqa: E501
+
+
+def test_a_collective_that_goes_on_beside_a_product_moves_nothing_of_its_own():
+    moved = cost.count(hlo.parse(UNDER_WAY), mesh=dict.fromkeys(SIZES, 1)).bytes
+    assert moved == 2 * 8 * 128 * 4

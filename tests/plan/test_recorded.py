@@ -31,10 +31,18 @@ TINY = {
 PUBLISHED = {
     "d2vlm_sft": ("d2vlm_sft.py:mesh=v5e-16", "v5e:4x4", (), "train"),
     "d2vlm_fpo": ("d2vlm_fpo.py:mesh=v5e-16", "v5e:4x4", (), "train"),
+    "videop2r_sft": ("videop2r_sft.py:mesh=v5e-256", "v5e:16x16", (), "train"),
+    "videop2r_sft_v5p": ("videop2r_sft.py:mesh=v5p-64", "v5p:4x4x2", (), "train"),
     "videop2r_pagrpo": ("videop2r_pagrpo.py:mesh=v5e-256", "v5e:16x16", (), "train"),
     "videop2r_pagrpo_decode": ("videop2r_pagrpo.py:mesh=v5e-256", "v5e:16x16", (), "decode"),
+    "videop2r_pagrpo_v5p": ("videop2r_pagrpo.py:mesh=v5p-64", "v5p:4x4x2", (), "train"),
+    "videop2r_pagrpo_v5p_decode": ("videop2r_pagrpo.py:mesh=v5p-64", "v5p:4x4x2", (), "decode"),
     "videossr_grpo": ("videossr_grpo.py:mesh=v5e-256", "v5e:16x16", (), "train"),
+    "videossr_grpo_decode": ("videossr_grpo.py:mesh=v5e-256", "v5e:16x16", (), "decode"),
+    "videossr_grpo_v5p": ("videossr_grpo.py:mesh=v5p-64", "v5p:4x4x2", (), "train"),
     "videomtr_ppo": ("videomtr_ppo.py:mesh=v5e-256", "v5e:16x16", (), "train"),
+    "videomtr_ppo_v5p": ("videomtr_ppo.py:mesh=v5p-64", "v5p:4x4x2", (), "train"),
+    "videomtr_grpo": ("videomtr_ppo.py:grpo,mesh=v5e-256", "v5e:16x16", (), "train"),
     "profvlm_sft": ("profvlm_sft.py:mesh=v5e-4", "v5e:2x2", (), "train"),
 }
 

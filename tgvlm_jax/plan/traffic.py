@@ -1,7 +1,8 @@
 """Bytes that an instruction moves between a chip and its main memory.
 
 A fusion reads its parameters and writes its result once. Of an array that is only sliced or
-gathered from, the part counts, and of one that is updated in place, the update.
+gathered from, the part counts, and of one that is updated in place, the update. A collective that
+goes on beside a product is part of the product's fusion; its arrays count where it begins.
 """
 
 from tgvlm_jax.plan.hlo import Computation, Instruction, Module
@@ -26,6 +27,7 @@ _FREE = (
     "recv-done",
 )
 _SLICES = ("dynamic-slice", "slice", "gather")
+_COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _SAME = ("bitcast", "copy", "convert", "reshape", "transpose")
 
 
@@ -79,10 +81,12 @@ def _read(module: Module, inner: Computation, one: Instruction) -> float:
     """Of a parameter: all of it, or what is cut out of it, in fusions within the fusion, too."""
     found, whole = 0.0, sum(shape.bytes for shape in one.shapes)
     for user in inner.users.get(one.name, []):
+        in_place = user.op == "dynamic-update-slice" and user.operands[0] == one.name
+        handed_on = user.op in _COLLECTIVES or (user.op == "tuple" and user.root)
+        if in_place or handed_on:
+            continue
         if user.op in _SLICES and user.operands[0] == one.name:
             found += sum(shape.bytes for shape in user.shapes)
-        elif user.op == "dynamic-update-slice" and user.operands[0] == one.name:
-            continue
         elif user.op in _SAME and not user.root:
             found += _read(module, inner, user)
         elif user.op == "fusion":
@@ -100,7 +104,7 @@ def _written(module: Module, inner: Computation, one: Instruction) -> float:
     parts = [inner.by_name[name] for name in root.operands] if root.op == "tuple" else [root]
     found = 0.0
     for part, shape in zip(parts, one.shapes, strict=False):
-        if shape.outside:
+        if shape.outside or part.op == "parameter" or part.op in _COLLECTIVES:
             continue
         at, source = inner, part
         while source.op in _SAME or (source.op == "fusion" and len(source.shapes) == 1):
