@@ -283,6 +283,21 @@ def test_of_what_goes_to_the_host_and_back_main_memory_sees_the_slice():
     assert moved == 2 * 8 * 128 * 4
 
 
+FETCHED = """HloModule fetched, is_scheduled=true
+
+ENTRY %main (all: f32[64,128]) -> f32[64,32] {
+  %all = f32[64,128]{1,0} parameter(0)
+  %cut = ((f32[64,128]{1,0}), f32[64,32]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%all), slice={[0:64], [0:32]}
+  ROOT %part = f32[64,32]{1,0:S(1)} slice-done(%cut)
+}
+"""  # noqa: E501
+
+
+def test_of_what_is_fetched_to_the_chip_main_memory_sees_the_slice():
+    moved = cost.count(hlo.parse(FETCHED), mesh=dict.fromkeys(SIZES, 1)).bytes
+    assert moved == 64 * 32 * 4
+
+
 UNDER_WAY = """HloModule under_way, is_scheduled=true
 
 %both (mine: f32[8,128], all: f32[32,128], x: f32[8,128]) -> (f32[8,128], f32[8,128], f32[32,128]) {

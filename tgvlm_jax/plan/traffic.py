@@ -27,6 +27,7 @@ _FREE = (
     "recv-done",
 )
 _SLICES = ("dynamic-slice", "slice", "gather")
+_SLICES_BEGUN = ("slice-start", "dynamic-slice-start", "dynamic-update-slice-start")
 _COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _SAME = ("bitcast", "copy", "convert", "reshape", "transpose")
 
@@ -42,16 +43,16 @@ def traffic(module: Module, at: Computation, one: Instruction) -> float:
     if one.op in ("dynamic-update-slice", "scatter"):
         update = at.operand(one, 1 if one.op == "dynamic-update-slice" else len(one.operands) - 1)
         return 0.0 if update is None else 2 * _size(update)
-    if one.op in ("dynamic-slice-start", "dynamic-update-slice-start"):
-        return _host_slice(at, one)
+    if one.op in _SLICES_BEGUN:
+        return _begun_slice(at, one)
     if one.op.endswith("-start"):
         return _size(one)  # its type has what it reads, and what it writes
     operands = [at.by_name[name] for name in one.operands if name in at.by_name]
     return _size(one) + sum(_size(operand) for operand in operands)
 
 
-def _host_slice(at: Computation, one: Instruction) -> float:
-    """A slice on its way to the host's memory or back: what of it HBM sees."""
+def _begun_slice(at: Computation, one: Instruction) -> float:
+    """A slice on its way between two memories, the chip's or the host's: what of it HBM sees."""
     whole = at.operand(one, 0)
     part = at.operand(one, 1) if one.op == "dynamic-update-slice-start" else None
     shape = max(one.shapes[1:], key=lambda each: each.bytes) if part is None else part.shapes[0]
