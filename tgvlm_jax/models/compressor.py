@@ -65,8 +65,8 @@ class FrameCompressor(nnx.Module):
 class FrameEncoder(nnx.Module):
     """Normalised pixels and the question -> one token a frame.
 
-    Patches live for one chunk only; for a backward pass all are kept, 0.7 MB a frame in bfloat16 at
-    published size, since the vision tower before them, 40 % of a training step, is frozen.
+    Patches live for one chunk only. For a backward pass all are kept, 0.7 MB a frame in bfloat16 at
+    published size: the frozen tower that makes them, most of a training step, runs once.
     """
 
     def __init__(self, config: FrameEncoderConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype):
