@@ -183,7 +183,8 @@ def _forward(setting: _Setting, q: Array, stretches: Sequence[Keys]) -> Seen:
         top = jax.lax.pmax(seen.lse, axis)
         weight = jnp.exp(seen.lse - top)
         total = jax.lax.psum(weight, axis)
-        out = jax.lax.psum(seen.out * weight[..., None], axis) / total[..., None]
+        weighted = seen.out.astype(jnp.float32) * weight[..., None]
+        out = jax.lax.psum(weighted, axis) / total[..., None]
         seen = Seen(out=out, lse=top + jnp.log(total))
         found = seen if found is None else _merged(found, seen)
     assert found is not None
@@ -195,7 +196,8 @@ def _merged(a: Seen, b: Seen) -> Seen:
     top = jnp.maximum(a.lse, b.lse)
     of_a, of_b = jnp.exp(a.lse - top), jnp.exp(b.lse - top)
     total = of_a + of_b
-    out = a.out * (of_a / total)[..., None] + b.out * (of_b / total)[..., None]
+    one, other = (x.out.astype(jnp.float32) for x in (a, b))
+    out = one * (of_a / total)[..., None] + other * (of_b / total)[..., None]
     return Seen(out=out, lse=top + jnp.log(total))
 
 
