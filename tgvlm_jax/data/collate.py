@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Float64, Num
+from jaxtyping import Float64, Num, UInt8
 
 from tgvlm_jax.data import qwen_prompt, qwen_rows
 from tgvlm_jax.data.chat import Chat, Encoded
@@ -63,7 +63,7 @@ def collate(
     pairs = list(zip(samples, encoded, strict=True))[rows]
     return Batch(
         prompt=_prompts(samples, encoded, config, pad_id, rows),
-        response=_stack([response_row(*pair, response, config, pad_id) for pair in pairs]),
+        response=stack([response_row(*pair, response, config, pad_id) for pair in pairs]),
     )
 
 
@@ -85,7 +85,7 @@ def collate_pairs(
     mine = list(zip(samples, good, strict=True))[rows]
     other = list(zip(rejected, bad, strict=True))[rows]
     response, worse = (
-        _stack([response_row(*pair, length, config, chat.pad_id) for pair in pairs])
+        stack([response_row(*pair, length, config, chat.pad_id) for pair in pairs])
         for pairs in (mine, other)
     )
     return PreferenceBatch(
@@ -107,12 +107,12 @@ def _prompts(
     """The one place where it counts whether a tower takes frames, patches or views."""
     mine = list(zip(samples, encoded, strict=True))[rows]
     if all(one.videos is not None for _, one in mine):
-        return _stack([_patches_row(*pair, config, pad_id) for pair in mine])
+        return stack([_patches_row(*pair, config, pad_id) for pair in mine])
     if all(sample.views is not None for sample, _ in mine):
         length = round_up(max(len(one.prompt) for one in encoded), config.prompt_bucket)
-        return _stack([_views_row(*pair, length, pad_id) for pair in mine])
+        return stack([_views_row(*pair, length, pad_id) for pair in mine])
     sizes = _prompt_sizes(samples, encoded, config)
-    return _stack([_frames_row(*pair, sizes, config, pad_id) for pair in mine])
+    return stack([_frames_row(*pair, sizes, config, pad_id) for pair in mine])
 
 
 def _prompt_sizes(
@@ -141,7 +141,7 @@ def _response_bucket(encoded: Sequence[Encoded], config: DataConfig) -> int:
     return round_up(max([1, *(len(one.response) for one in encoded)]), config.response_bucket)
 
 
-def _stack(rows: Sequence[_Row]) -> _Row:
+def stack(rows: Sequence[_Row]) -> _Row:
     """One Prompt or Response of many rows out of many of one row."""
     return jax.tree.map(lambda *values: np.stack(values), *rows)
 
@@ -149,21 +149,28 @@ def _stack(rows: Sequence[_Row]) -> _Row:
 def _frames_row(
     sample: Sample, one: Encoded, sizes: _Sizes, config: DataConfig, pad_id: int
 ) -> Prompt:
-    count, pixels = len(sample.frames), sample.frames
-    if count < sizes.frames:
-        missing = np.zeros((sizes.frames - count, *pixels.shape[1:]), np.uint8)
-        pixels = np.concatenate([pixels, missing])
     question = None
     if sizes.asked:
         there = np.arange(sizes.asked) < len(one.question)
         question = Text(ids=padded(one.question, sizes.asked, 0), mask=there)
     return Prompt(
-        visual=Frames(pixels=pixels, mask=np.arange(sizes.frames) < count, question=question),
+        visual=padded_frames(sample.frames, sizes.frames, question=question),
         tokens=padded(one.prompt, sizes.prompt, pad_id),
         visual_index=padded(one.visual_index, sizes.prompt, -1),
         length=np.int32(len(one.prompt)),
         sources=_sources_row(sample, one, sizes.prompt, config),
     )
+
+
+def padded_frames(
+    pixels: UInt8[np.ndarray, "f y x 3"], whole: int, *, question: Text | None = None
+) -> Frames:
+    """Frames of a row, without the batch axis, filled up to so many."""
+    count = len(pixels)
+    if count < whole:
+        missing = np.zeros((whole - count, *pixels.shape[1:]), np.uint8)
+        pixels = np.concatenate([pixels, missing])
+    return Frames(pixels=pixels, mask=np.arange(whole) < count, question=question)
 
 
 def _views_row(sample: Sample, one: Encoded, length: int, pad_id: int) -> Prompt:

@@ -9,13 +9,20 @@ some of its rows agree without a word, and a batch stays a pure function of (see
 import dataclasses
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from jaxtyping import Int, Int32
 
 from tgvlm_jax.data import mrope, qwen_rows
 from tgvlm_jax.data.chat import Encoded
-from tgvlm_jax.data.collate import check_patches, frames_bucket, padded, response_row, round_up
+from tgvlm_jax.data.collate import (
+    check_patches,
+    frames_bucket,
+    padded,
+    padded_frames,
+    response_row,
+    round_up,
+    stack,
+)
 from tgvlm_jax.data.patch_videos import bucket_of
 from tgvlm_jax.schema import MOST_PACKED, DataConfig
 from tgvlm_jax.types import Batch, Frames, Packed, PatchRows, Prompt, Response, Sample
@@ -122,8 +129,8 @@ def collate(
     prompts = [_prompt(row, planned, config, pad_id, patches=patches) for row in rows]
     answers = [_response(row, planned, config, pad_id) for row in rows]
     return Batch(
-        prompt=jax.tree.map(lambda *values: np.stack(values), *prompts),
-        response=jax.tree.map(lambda *values: np.stack(values), *answers),
+        prompt=stack(prompts),
+        response=stack(answers),
     )
 
 
@@ -178,9 +185,7 @@ def _frames(row: Sequence[Pair], planned: Plan) -> _Shown:
     index, visual = np.concatenate(index).astype(np.int32), None
     if planned.visual:
         pixels = np.concatenate([sample.frames for sample, _ in row])
-        missing = np.zeros((planned.visual - len(pixels), *pixels.shape[1:]), np.uint8)
-        there = np.arange(planned.visual) < len(pixels)
-        visual = Frames(pixels=np.concatenate([pixels, missing]), mask=there)
+        visual = padded_frames(pixels, planned.visual)
     return _Shown(visual=visual, index=index)
 
 

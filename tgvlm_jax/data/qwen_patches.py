@@ -254,10 +254,7 @@ def video_patches(frames: UInt8[np.ndarray, "f y x 3"], *, rule: PatchRule) -> P
     Raises:
         InputError: a shape that no rule allows, or no frames.
     """
-    if not len(frames):
-        raise InputError("a video without frames has no patches")
-    height, width = video_size(*frames.shape[:3], rule=rule)
-    return patchify(resize(frames, height, width), rule=rule)
+    return patchify(resize(frames, *_scaled(frames.shape, rule)), rule=rule)
 
 
 def video_grid(shape: Sequence[int], *, rule: PatchRule) -> Patched:
@@ -266,11 +263,16 @@ def video_grid(shape: Sequence[int], *, rule: PatchRule) -> Patched:
     Raises:
         InputError: as `video_patches`.
     """
-    if not shape[0]:
-        raise InputError("a video without frames has no patches")
-    height, width = video_size(*shape[:3], rule=rule)
+    height, width = _scaled(shape, rule)
     grid = (-(-shape[0] // rule.temporal), height // rule.patch, width // rule.patch)
     return Patched(patches=np.zeros((0, 3 * rule.temporal * rule.patch**2), np.uint8), grid=grid)
+
+
+def _scaled(shape: Sequence[int], rule: PatchRule) -> tuple[int, int]:
+    """Height and width that frames of a video are cut at."""
+    if not shape[0]:
+        raise InputError("a video without frames has no patches")
+    return video_size(*shape[:3], rule=rule)
 
 
 def resize(

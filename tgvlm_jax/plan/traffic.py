@@ -5,6 +5,7 @@ gathered from, the part counts, and of one that is updated in place, the update.
 goes on beside a product is part of the product's fusion; its arrays count where it begins.
 """
 
+from tgvlm_jax.plan import collectives
 from tgvlm_jax.plan.hlo import Computation, Instruction, Module
 
 _FREE = (
@@ -28,7 +29,6 @@ _FREE = (
 )
 _SLICES = ("dynamic-slice", "slice", "gather")
 _SLICES_BEGUN = ("slice-start", "dynamic-slice-start", "dynamic-update-slice-start")
-_COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _SAME = ("bitcast", "copy", "convert", "reshape", "transpose")
 
 
@@ -83,7 +83,7 @@ def _read(module: Module, inner: Computation, one: Instruction) -> float:
     found, whole = 0.0, sum(shape.bytes for shape in one.shapes)
     for user in inner.users.get(one.name, []):
         in_place = user.op == "dynamic-update-slice" and user.operands[0] == one.name
-        handed_on = user.op in _COLLECTIVES or (user.op == "tuple" and user.root)
+        handed_on = user.op in collectives.KINDS or (user.op == "tuple" and user.root)
         if in_place or handed_on:
             continue
         if user.op in _SLICES and user.operands[0] == one.name:
@@ -105,7 +105,7 @@ def _written(module: Module, inner: Computation, one: Instruction) -> float:
     parts = [inner.by_name[name] for name in root.operands] if root.op == "tuple" else [root]
     found = 0.0
     for part, shape in zip(parts, one.shapes, strict=False):
-        if shape.outside or part.op == "parameter" or part.op in _COLLECTIVES:
+        if shape.outside or part.op == "parameter" or part.op in collectives.KINDS:
             continue
         at, source = inner, part
         while source.op in _SAME or (source.op == "fusion" and len(source.shapes) == 1):
