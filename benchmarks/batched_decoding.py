@@ -8,22 +8,20 @@ same buckets, in turn; their tokens are compared. Writes benchmarks/results/batc
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
+from published import publish
 
 from tgvlm_jax.models import parameters
 from tgvlm_jax.rollout.sampler import generate
 from tgvlm_jax.schema import EvidenceConfig, ModelConfig, presets
 from tgvlm_jax.types import Frames, Prompt
 
-RESULTS = Path(__file__).resolve().parent / "results"
 MODEL = ModelConfig(decoder=presets.SMOLLM2_135M, evidence=EvidenceConfig(bank_layer=6))
 EVIDENCE, PAD = 7, 0
 VIDEOS = 8
@@ -109,11 +107,7 @@ def _write(rows: list[dict[str, float]], options: argparse.Namespace) -> None:
         for row in rows
     ]
     text = "\n".join(lines) + "\n"
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "batched_decoding.md").write_text(text)
-    record = {"facts": facts, "rows": rows}
-    (RESULTS / "batched_decoding.json").write_text(json.dumps(record, indent=1) + "\n")
+    publish("batched_decoding", text, {"facts": facts, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ same frames: RGB arrays of the same size, chosen by the same times.
 
 import argparse
 import dataclasses
-import json
 import os
 import platform
 import statistics
@@ -20,13 +19,13 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
+from published import publish
 
 import tgvlm_jax
 from tgvlm_jax.data import video
 from tgvlm_jax.data.shard_writer import write_shards
 from tgvlm_jax.data.shards import FrameShards, open_shards
 
-RESULTS = Path(__file__).resolve().parent / "results"
 FILM = Path(tgvlm_jax.__file__).resolve().parent / "assets" / "big_buck_bunny.mp4"
 
 
@@ -178,11 +177,11 @@ def main() -> None:
         f" load {os.getloadavg()[0]:.1f} at the end",
     }
     text = table(rows, facts)
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "decode_vs_shards.md").write_text(text)
-    record = {"facts": facts, "ways": [dataclasses.asdict(row) for row in rows]}
-    (RESULTS / "decode_vs_shards.json").write_text(json.dumps(record, indent=1) + "\n")
+    publish(
+        "decode_vs_shards",
+        text,
+        {"facts": facts, "ways": [dataclasses.asdict(row) for row in rows]},
+    )
 
 
 if __name__ == "__main__":

@@ -10,20 +10,18 @@ are in metrics.jsonl of every run.
 
 import argparse
 import dataclasses
-import json
 import os
 import platform
 from pathlib import Path
 
 import numpy as np
+from published import publish
 
 from tgvlm_jax.cli import demo_run, session
 from tgvlm_jax.data.chat import open_chat
 from tgvlm_jax.evaluation.runner import evaluate
 from tgvlm_jax.schema import Experiment, FpoConfig, SftConfig
 from tgvlm_jax.train import loop
-
-RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main() -> None:
@@ -76,11 +74,7 @@ def _write(found: dict[str, list[dict[str, float]]], options: argparse.Namespace
         cells = [f"{x.mean():.3f} ± {x.std():.3f}" for x in each.T]
         lines.append(f"| {way} | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "fpo_after_sft.md").write_text(text)
-    record = {"facts": facts, "seeds": found}
-    (RESULTS / "fpo_after_sft.json").write_text(json.dumps(record, indent=1) + "\n")
+    publish("fpo_after_sft", text, {"facts": facts, "seeds": found})
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from published import publish
 
-RESULTS = Path(__file__).resolve().parent / "results"
 DTYPES = {"bf16": "bfloat16", "f32": "float32"}
 # Types of the file and of what is loaded, and how many devices there are.
 WAYS = [("bf16", "bf16", 1), ("f32", "f32", 1), ("bf16", "f32", 1), ("f32", "bf16", 1)]
@@ -197,11 +197,9 @@ def main() -> None:
         f" load {os.getloadavg()[0]:.1f} at the end",
     }
     text = table(rows, facts)
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "load_memory.md").write_text(text)
-    record = {"facts": facts, "ways": [dataclasses.asdict(row) for row in rows]}
-    (RESULTS / "load_memory.json").write_text(json.dumps(record, indent=1) + "\n")
+    publish(
+        "load_memory", text, {"facts": facts, "ways": [dataclasses.asdict(row) for row in rows]}
+    )
 
 
 if __name__ == "__main__":

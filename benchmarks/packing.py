@@ -13,16 +13,15 @@ Prints a table and writes benchmarks/results/packing.*.
 
 import argparse
 import dataclasses
-import json
 import os
 import platform
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from published import publish
 
 from tgvlm_jax.cli import session
 from tgvlm_jax.data import packing
@@ -34,7 +33,6 @@ from tgvlm_jax.train import optim, state
 from tgvlm_jax.train.step import make_step
 from tgvlm_jax.types import Batch, Sample
 
-RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = ((48, 64), (64, 48), (40, 40))  # pixels; tokens of 8 x 8 of them
 DATA = DataConfig(
     template="qwen3",
@@ -257,11 +255,7 @@ def write(
         for one in shapes
     ]
     text = "\n".join(lines) + "\n"
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "packing.md").write_text(text)
-    record = {"facts": facts, "rows": rows, "shapes": shapes}
-    (RESULTS / "packing.json").write_text(json.dumps(record, indent=1) + "\n")
+    publish("packing", text, {"facts": facts, "rows": rows, "shapes": shapes})
 
 
 if __name__ == "__main__":

@@ -8,18 +8,16 @@ torch runs in a process of its own. Writes benchmarks/results/rollouts.*.
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
+from published import publish
 
-RESULTS = Path(__file__).resolve().parent / "results"
 GROUP, NEW = 8, 64
 WAYS = ("transformers", "a prefix each", "shared prefix")
 
@@ -159,11 +157,7 @@ def write(times: dict, memory: dict[str, int], options: argparse.Namespace) -> N
                 f" | {base / middle:.2f} | {f'{size / 2**20:.0f} MiB' if size else ''} |"
             )
     text = "\n".join(lines) + "\n"
-    print("\n" + text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "rollouts.md").write_text(text)
-    record = {"facts": facts, "seconds": times, "bytes": memory}
-    (RESULTS / "rollouts.json").write_text(json.dumps(record, indent=1) + "\n")
+    publish("rollouts", text, {"facts": facts, "seconds": times, "bytes": memory})
 
 
 if __name__ == "__main__":

@@ -9,15 +9,14 @@ the same and take turns in one run. Writes benchmarks/results/turn_rollouts.*.
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
+from published import publish
 
 from tgvlm_jax.models import parameters
 from tgvlm_jax.rollout import turns
@@ -26,7 +25,6 @@ from tgvlm_jax.rollout.turns import Limits
 from tgvlm_jax.schema import DecoderConfig, ModelConfig, SamplingConfig
 from tgvlm_jax.types import Prompt
 
-RESULTS = Path(__file__).resolve().parent / "results"
 WAYS = ("read again", "cache grows")
 FRAMES, TURNS = (16, 8, 8), 3
 WORDS = 64  # of text in every observation
@@ -177,11 +175,7 @@ def write(times: dict[str, list[float]], options: argparse.Namespace) -> None:
             f"{base / middle:.2f} |"
         )
     text = "\n".join(lines) + "\n"
-    print("\n" + text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "turn_rollouts.md").write_text(text)
-    record = {"facts": facts, "seconds": times}
-    (RESULTS / "turn_rollouts.json").write_text(json.dumps(record, indent=1) + "\n")
+    publish("turn_rollouts", text, {"facts": facts, "seconds": times})
 
 
 if __name__ == "__main__":
